@@ -1,0 +1,189 @@
+"""The customer's cluster, described: every name, host, namespace and map that a step uses.
+
+Nothing of this is hardcoded elsewhere. Secrets are paths to files, read when they are needed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class Described(BaseModel):
+    """A part of the description: frozen, and a typo in it is an error that names the setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Login(Described):
+    """A user and the file that holds the password or token."""
+
+    username: str
+    password_file: Path
+
+    def password(self) -> SecretStr:
+        """The secret as it is in the file now, without the line end."""
+        return SecretStr(self.password_file.read_text(encoding="utf-8").strip())
+
+
+class UpstreamGit(Described):
+    """Where the mothership keeps the repository."""
+
+    url: str = "https://github.com/openova-io/openova"
+    branch: str = "main"
+    login: Login | None = None
+    connect: str | None = None
+    """URL to use on the wire instead of `url`: a proxy, or the sandbox. Never written into the cluster."""
+
+
+class Gitea(Described):
+    """The cluster's own Git."""
+
+    url: str
+    """Base URL as workers reach it: `http://gitea-http.gitea.svc.cluster.local:3000`."""
+    cluster_url: str = "http://gitea-http.gitea.svc.cluster.local:3000"
+    """Base URL as Flux and catalyst-api shall name it."""
+    organisation: str = "openova"
+    repository: str = "openova"
+    login: Login
+    """A token, as password: the account password is refused while an external login source converges."""
+
+
+class Harbor(Described):
+    """The cluster's own registry."""
+
+    url: str
+    """Base URL as workers reach it, without `/api/v2.0` or `/v2`."""
+    host: str
+    """Host (and port) as nodes, Flux and Crossplane shall name it: `harbor.<fqdn>`."""
+    scheme: str = "https"
+    """Scheme of `host` for nodes."""
+    login: Login
+    ca_file: str | None = None
+    """CA of `host` on the nodes, when it is not a public one."""
+
+
+class Mode(StrEnum):
+    """How a project holds what came from upstream."""
+
+    HOSTED = "hosted"
+    PROXY = "proxy"
+
+
+class Upstream(Described):
+    """One upstream registry host and the local project that stands in for it."""
+
+    host: str
+    project: str
+    endpoint: str | None = None
+    """URL to use on the wire, when it is not `https://<host>`."""
+    mode: Mode = Mode.HOSTED
+    adapter: str = "docker-registry"
+    """Harbor's registry type for proxy mode; `quay` is not permitted there since 2.14."""
+    login: Login | None = None
+
+
+class Mothership(Described):
+    """The vendor's own names: what must not stand anywhere after the cutover."""
+
+    registry: str = "harbor.openova.io"
+    chart_prefix: str = "ghcr.io/openova-io"
+    chart_project: str = "openova-io"
+    domains: tuple[str, ...] = ("openova.io",)
+
+
+class CatalystApi(Described):
+    """Where catalyst-api runs and what names the mothership in it."""
+
+    namespace: str = "catalyst-system"
+    deployment: str = "catalyst-api"
+    container: str = "catalyst-api"
+    variable: str = "CATALYST_GITOPS_REPO_URL"
+    release: str = "bp-catalyst-platform"
+    release_namespace: str = "flux-system"
+    value_path: tuple[str, ...] = ("catalystApi", "gitopsRepoUrl")
+    """Path in the HelmRelease's values that renders the variable."""
+
+
+class Flux(Described):
+    """Flux's objects that the cutover touches by name."""
+
+    namespace: str = "flux-system"
+    git_repository: str = "openova"
+    kustomization: str = "bootstrap-kit"
+    pull_secret: str = "ghcr-pull"  # noqa: S105  a Secret's name
+    git_secret: str = "cutover-gitea-auth"  # noqa: S105
+    registry_secret: str = "cutover-harbor-pull"  # noqa: S105
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds to wait for one reconcile."""
+
+
+class Nodes(Described):
+    """The node agents and the pulls that prove their work."""
+
+    namespace: str = "catalyst-cutover-nodes"
+    plan_config_map: str = "cutover-node-plan"
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds in which every node must have answered."""
+    probe_repository: str = "openova-io/cutover-probe"
+    """Repository (project first) of the artifact that exists only in local Harbor."""
+    upstream_only: str = "ghcr.io/openova-io/cutover-negative:upstream-only"
+    """An image that exists upstream and is never mirrored: pulling it must fail after the pivot."""
+    image: str = "ghcr.io/openova-io/catalyst-cutover:0.1.0"
+    """Our own image: canaries and probes run it."""
+
+
+class Proof(Described):
+    """Step 8's measure."""
+
+    hold: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds the block is held."""
+    required: Annotated[float, Field(gt=0)] = 600.0
+    """A hold shorter than this is a rehearsal and never the proof."""
+    sample: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds between two canary samples."""
+    connect_timeout: Annotated[float, Field(gt=0)] = 3.0
+    policy: str = "cutover-egress-block"
+    allow_cidrs: tuple[str, ...] = ()
+    """Further addresses that stay open: resolvers, the provider's API, load balancers."""
+
+
+DEFAULT_UPSTREAMS: tuple[Upstream, ...] = (
+    Upstream(host="ghcr.io", project="proxy-ghcr", adapter="github-ghcr"),
+    Upstream(host="docker.io", project="proxy-docker", adapter="docker-hub"),
+    Upstream(host="registry.k8s.io", project="proxy-k8s"),
+    Upstream(host="gcr.io", project="proxy-gcr", adapter="google-gcr"),
+    Upstream(host="quay.io", project="proxy-quay"),
+    Upstream(host="xpkg.upbound.io", project="proxy-xpkg"),
+    Upstream(host="public.ecr.aws", project="proxy-ecr"),
+)
+
+
+class Sovereign(Described):
+    """Everything the steps need to know of the cluster."""
+
+    fqdn: str
+    upstream_git: UpstreamGit = UpstreamGit()
+    gitea: Gitea
+    harbor: Harbor
+    upstreams: tuple[Upstream, ...] = DEFAULT_UPSTREAMS
+    mothership: Mothership = Mothership()
+    mothership_endpoint: str | None = None
+    """URL of the mothership's registry on the wire, when it is not `https://<registry>`."""
+    mothership_login: Login | None = None
+    flux: Flux = Flux()
+    catalyst_api: CatalystApi = CatalystApi()
+    nodes: Nodes = Nodes()
+    proof: Proof = Proof()
+    tree: str = "clusters/_template/bootstrap-kit"
+    """Path in the repository whose manifests Flux applies."""
+    extra_images: tuple[str, ...] = ()
+    field_manager: str = "catalyst-cutover"
+    """Never a name that begins with `kubectl`: Flux undoes those (fluxcd/pkg/ssa)."""
+
+    def project_of(self, host: str) -> str | None:
+        """The local project that stands in for an upstream host; None when nobody mapped it."""
+        return next((u.project for u in self.upstreams if u.host == host), None)
