@@ -1,0 +1,254 @@
+"""The fold: what the log says, as a plain function of it. No clock, no I/O.
+
+`evolve` takes the state and one journal entry and gives the next state. Everything that anyone shows (ConfigMap,
+status, stream of the console) and every decision of a worker is a reading of this state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import reduce
+from typing import Literal
+
+from pydantic import BaseModel
+
+from events.envelope import GENESIS, Event, Undecodable, data_of, read
+from events.flow import BY_SLUG, LAST, SLUGS, Step
+from events.log import Entry
+from schemas import events as facts
+from schemas.progress import Progress
+from schemas.results import RESULTS, StepResult
+
+Result = Literal["", "running", "waiting", "success", "failed"]
+Phase = Literal["running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """One step within the run, as its newest attempt left it."""
+
+    result: Result = ""
+    attempt: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker: str = ""
+    token: int = 0
+    """Sequence of the newest `step.started`: the fencing token."""
+    trigger: int = 0
+    """Sequence of the trigger that the newest attempt serves."""
+    after: int | None = None
+    seen: int = 0
+    """Sequence of the step's newest event."""
+    tries: int = 0
+    """How often this trigger's work waited; the pool bounds it."""
+    tried_since: datetime | None = None
+    reason: str = ""
+    message: str = ""
+    progress: Progress | None = None
+    outcome: StepResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, from `accepted` on."""
+
+    id: str
+    operator: str
+    started_at: datetime
+    accepted: int
+    """Sequence of `accepted`."""
+    request: int
+    phase: Phase = "running"
+    finished_at: datetime | None = None
+    steps: dict[str, StepState] = field(default_factory=dict)
+    current: str = ""
+    failed_step: str = ""
+    reason: str = ""
+    message: str = ""
+    closed: bool = False
+    """True once `completed`, `failed` or `cancelled` stands in the journal."""
+    digest: str = GENESIS
+    """Rolling SHA-256 over the hashes of the run's events."""
+    traceparent: str | None = None
+
+    def step(self, slug: str) -> StepState:
+        """State of a step; an empty one before its first attempt."""
+        return self.steps.get(slug, _UNTOUCHED)
+
+    def succeeded(self, step: Step) -> bool:
+        """True when the newest attempt at the step succeeded."""
+        return self.step(step.slug).result == "success"
+
+
+_UNTOUCHED = StepState()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the journal says so far."""
+
+    seq: int = 0
+    """Sequence of the newest journal entry, ours or not: what the next append must expect."""
+    count: int = 0
+    """How many events of ours the chain holds."""
+    hash: str = GENESIS
+    """Hash of the newest event of the chain."""
+    foreign: int = 0
+    """Entries that do not continue the chain: someone else wrote on the subject. They are not history."""
+    broken: str = ""
+    """Why the chain does not hold; empty while it does."""
+    run: Run | None = None
+    first_started_at: datetime | None = None
+    complete: bool = False
+    completed_at: datetime | None = None
+    rehearsal: bool = False
+    evidence_digest: str = ""
+    nodes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """True while a run has been accepted and not ended."""
+        return self.run is not None and self.run.phase == "running"
+
+    @property
+    def integrity(self) -> str:
+        """`ok`, or `broken`."""
+        return "broken" if self.broken else "ok"
+
+
+def fold(entries: Iterable[Entry], state: State | None = None) -> State:
+    """The state after all entries, in order."""
+    return reduce(evolve, entries, state or State())
+
+
+def evolve(state: State, entry: Entry) -> State:
+    """One entry further. An entry that was already seen changes nothing."""
+    if entry.seq <= state.seq:
+        return state
+    try:
+        event = read(entry.raw)
+        number = int(event.sequence or "0")
+    except (Undecodable, ValueError):
+        return replace(state, seq=entry.seq, foreign=state.foreign + 1)
+    if event.prevhash is None or number < 1:
+        return replace(state, seq=entry.seq, foreign=state.foreign + 1)
+    if number <= state.count:  # a copy of the past is not history
+        return replace(state, seq=entry.seq, foreign=state.foreign + 1)
+    broken = state.broken or _fault(state, event, number)
+    chained = replace(state, seq=entry.seq, count=number, hash=hashlib.sha256(entry.raw).hexdigest(), broken=broken)
+    return _apply(chained, event, entry.seq)
+
+
+def _fault(state: State, event: Event, number: int) -> str:
+    """Why the event does not continue the chain; empty when it does."""
+    if number != state.count + 1:
+        return f"event {event.id} says it is number {number}, expected {state.count + 1}"
+    if event.prevhash != state.hash:
+        return f"event {event.id} (number {number}) does not follow the one before it"
+    return ""
+
+
+def _apply(state: State, event: Event, seq: int) -> State:
+    """What the event means. An unknown kind is kept in the chain and means nothing to us."""
+    try:
+        data = data_of(event)
+    except Undecodable:
+        return state
+    at = event.time or datetime.min
+    if isinstance(data, facts.Accepted):
+        return _accepted(state, event, data, seq, at)
+    run = state.run
+    if run is None or event.run != run.id:
+        return state
+    run = replace(run, digest=hashlib.sha256((run.digest + state.hash).encode()).hexdigest())
+    if isinstance(data, facts.Completed):
+        ended = replace(run, phase="succeeded", finished_at=at, closed=True, current="")
+        return replace(
+            state, run=ended, complete=True, completed_at=at,
+            rehearsal=data.rehearsal, evidence_digest=data.evidence_digest,
+        )  # fmt: skip
+    if isinstance(data, facts.Cancelled):
+        ended = replace(run, phase="cancelled", finished_at=at, closed=True, reason="Cancelled",
+                        message=data.reason or "", steps=_stopped(run))  # fmt: skip
+        return replace(state, run=ended)
+    if isinstance(data, facts.Failed):
+        return replace(state, run=replace(run, phase="failed", finished_at=at, closed=True))
+    if run.phase == "cancelled":
+        return replace(state, run=run)
+    return _step_event(replace(state, run=run), run, event, data, seq, at)
+
+
+def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: datetime) -> State:
+    run = Run(
+        id=event.run or event.id, operator=data.operator, started_at=at, accepted=seq, request=data.request,
+        digest=hashlib.sha256((GENESIS + state.hash).encode()).hexdigest(), traceparent=event.traceparent,
+    )  # fmt: skip
+    return replace(state, run=run, first_started_at=state.first_started_at or at)
+
+
+def _stopped(run: Run) -> dict[str, StepState]:
+    """A cancelled run has no running step."""
+    return {
+        slug: replace(step, result="") if step.result in ("running", "waiting") else step
+        for slug, step in run.steps.items()
+    }
+
+
+def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int, at: datetime) -> State:
+    slug = getattr(data, "step", None)
+    if slug not in BY_SLUG:
+        return state
+    old = run.step(slug)
+    match data:
+        case facts.StepStarted():
+            return replace(state, run=_started(run, old, event, data, seq, at))
+        case facts.StepProgress() if data.token == old.token:
+            step = replace(old, progress=data.progress, seen=seq)
+        case facts.StepWaiting() if data.token == old.token:
+            step = replace(old, result="waiting", reason=data.reason, message=data.message, tries=data.tries, seen=seq)
+        case facts.StepSucceeded() if data.token == old.token:
+            outcome = RESULTS[slug].model_validate(data.result)
+            step = replace(old, result="success", finished_at=at, seen=seq, outcome=outcome, reason="", message="")
+            return _succeeded(state, run, slug, step, outcome)
+        case facts.StepFailed() if data.token == old.token:
+            step = replace(old, result="failed", finished_at=at, seen=seq, reason=data.reason, message=data.message)
+            failed = replace(_with(run, slug, step), phase="failed", failed_step=slug, finished_at=at,
+                             reason=data.reason, message=data.message)  # fmt: skip
+            # A failed proof contradicts an older one: what was complete is no longer shown to be.
+            return replace(state, run=failed, complete=state.complete and slug != LAST.slug)
+        case _:
+            return state
+    return replace(state, run=_with(run, slug, step))
+
+
+def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, seq: int, at: datetime) -> Run:
+    """A claim. A new trigger begins the step anew and makes every later step pending again."""
+    again = old.trigger == data.trigger
+    step = StepState(
+        result="running", attempt=event.attempt or old.attempt + 1, worker=data.worker, token=seq,
+        started_at=old.started_at if again else at, trigger=data.trigger, after=data.after, seen=seq,
+        tries=old.tries if again else 0, tried_since=old.tried_since if again else at,
+        progress=old.progress if again else None,
+    )  # fmt: skip
+    later = SLUGS[SLUGS.index(data.step) + 1 :]
+    steps = {slug: state for slug, state in run.steps.items() if slug not in later}
+    return replace(
+        run, steps={**steps, data.step: step}, current=data.step, phase="running", finished_at=None,
+        closed=False, failed_step="", reason="", message="",
+    )  # fmt: skip
+
+
+def _succeeded(state: State, run: Run, slug: str, step: StepState, outcome: StepResult) -> State:
+    """A change after the proof makes the proof too old."""
+    stale = outcome.changes > 0 and slug != LAST.slug
+    nodes = state.nodes
+    if slug == "registry-pivot":
+        nodes = dict.fromkeys(getattr(outcome, "nodes", {}), "v2")
+    return replace(state, run=_with(run, slug, step), complete=state.complete and not stale, nodes=nodes)
+
+
+def _with(run: Run, slug: str, step: StepState) -> Run:
+    return replace(run, steps={**run.steps, slug: step})

@@ -1,0 +1,88 @@
+"""The status ConfigMap: a picture of the fold. Every value is a string, every byte follows from the journal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from events.flow import BY_SLUG, STEPS
+from events.fold import Run, State, StepState
+
+_SHOWN = {"": "", "running": "running", "waiting": "running", "success": "success", "failed": "failed"}
+
+
+def picture(state: State) -> dict[str, str]:
+    """The ConfigMap's `data`, whole, keys in a fixed order. Empty before the first event."""
+    run = state.run
+    if run is None:
+        return {}
+    rows = {
+        "cutoverComplete": _flag(state.complete),
+        "cutoverStartedAt": _time(state.first_started_at),
+        "cutoverLastAttemptStartedAt": _time(run.started_at),
+        "cutoverFinishedAt": _time(state.completed_at) if state.complete else _time(run.finished_at),
+        "currentStep": run.current,
+        "currentStepIndex": str(_index(run)),
+        "totalSteps": str(len(STEPS)),
+        "progressPercent": str(percent(run)),
+        "failedStep": run.failed_step,
+        "lastError": f"{run.reason}: {run.message}" if run.reason else "",
+        "runId": run.id,
+        "runPhase": run.phase,
+        "operator": run.operator,
+        "rehearsal": _flag(state.rehearsal) if state.complete else "",
+        "evidenceDigest": state.evidence_digest,
+        "holdSecondsRemaining": _hold(run),
+        "streamSequence": str(state.seq),
+        "integrity": state.integrity,
+        "integrityError": state.broken,
+        "foreignMessages": str(state.foreign),
+    }
+    for step in STEPS:
+        rows |= _step_rows(step.slug, run.step(step.slug))
+    for node, version in sorted(state.nodes.items()):
+        rows[f"node.{node}.registriesYaml"] = version
+    return rows
+
+
+def percent(run: Run) -> int:
+    """Whole-run progress: finished steps, and the share of the current one. 100 only when all succeeded."""
+    done = sum(1 for step in STEPS if run.succeeded(step))
+    if done == len(STEPS):
+        return 100
+    current = run.step(run.current)
+    share = (current.progress.percent or 0) if current.progress and current.result == "running" else 0
+    return min(99, (100 * done + share) // len(STEPS))
+
+
+def _index(run: Run) -> int:
+    """Place of the current step; all of them once the run succeeded."""
+    if run.phase == "succeeded":
+        return len(STEPS)
+    step = BY_SLUG.get(run.current)
+    return step.number if step else 0
+
+
+def _hold(run: Run) -> str:
+    progress = run.step(run.current).progress
+    if progress is None or progress.hold_seconds_remaining is None or run.phase != "running":
+        return ""
+    return str(int(progress.hold_seconds_remaining))
+
+
+def _step_rows(slug: str, step: StepState) -> dict[str, str]:
+    rows = {
+        f"step.{slug}.startedAt": _time(step.started_at),
+        f"step.{slug}.finishedAt": _time(step.finished_at),
+        f"step.{slug}.result": _SHOWN[step.result],
+    }
+    if step.outcome is not None:
+        rows[f"step.{slug}.summary"] = step.outcome.summary
+    return rows
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _time(at: datetime | None) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else ""
