@@ -1,0 +1,94 @@
+"""A canary: tries to get out (and to stay in touch), says what it found, and ends.
+
+Any answer counts as reached: an error page, an alert about a certificate. A connection that is accepted and
+then stays silent does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+from pydantic import TypeAdapter
+
+from schemas.base import Travels
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Kubernetes' default `terminationMessagePath`; at most 4096 bytes of it come back."""
+
+
+class Finding(Travels):
+    """One look at one target."""
+
+    host: str
+    reached: bool
+    detail: str = ""
+
+
+FINDINGS = TypeAdapter(tuple[Finding, ...])
+
+
+async def look(targets: Sequence[str], timeout: float, connect: Mapping[str, str]) -> list[Finding]:
+    """Try every target (a base URL) at once. `connect` maps host[:port] to another base URL on the wire."""
+    return list(await asyncio.gather(*(_try(t, timeout, connect) for t in targets)))
+
+
+async def _try(target: str, timeout: float, connect: Mapping[str, str]) -> Finding:
+    host = urlsplit(target).netloc
+    try:
+        async with asyncio.timeout(timeout):
+            answer = await _head(connect.get(host, target), host)
+    except TimeoutError:
+        return Finding(host=host, reached=False, detail=f"no answer within {timeout:g} s")
+    except ssl.SSLError as error:
+        # An alert is an answer: somebody out there spoke to us.
+        return Finding(host=host, reached=True, detail=f"tls: {error.reason}")
+    except OSError as error:
+        return Finding(host=host, reached=False, detail=(error.strerror or type(error).__name__)[:80])
+    return Finding(host=host, reached=bool(answer), detail=answer or "closed without an answer")
+
+
+async def _head(url: str, host: str) -> str:
+    """Status line of `HEAD /`, or "" when the other side closed without a word."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    reader, writer = await asyncio.open_connection(
+        parts.hostname, parts.port or (443 if secure else 80), ssl=_any_certificate() if secure else None
+    )
+    try:
+        writer.write(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        line = await reader.readline()
+        return line.decode("latin-1").strip()[:40]
+    finally:
+        writer.transport.abort()
+
+
+def _any_certificate() -> ssl.SSLContext:
+    """Reachability, not trust: a leak behind a bad certificate is a leak."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def document(findings: Sequence[Finding]) -> str:
+    """The one line of JSON a canary leaves behind."""
+    return json.dumps([f.model_dump() for f in findings], separators=(",", ":"))
+
+
+@click.command("canary")
+@click.option("--target", "targets", multiple=True, required=True, help="Base URL to try; give it again.")
+@click.option("--timeout", type=float, default=3.0, show_default=True, help="Seconds for each target.")
+@click.option("--out", type=click.Path(path_type=Path), default=TERMINATION_LOG, show_default=True)
+def command(targets: tuple[str, ...], timeout: float, out: Path) -> None:
+    """Say which targets answer from here. Ends with 0 whatever it finds: the finding is the result."""
+    said = document(asyncio.run(look(targets, timeout, {})))
+    click.echo(said)
+    if out.parent.is_dir():
+        out.write_text(said, encoding="utf-8")

@@ -1,0 +1,162 @@
+"""The agent on each node: makes the node's registry files as the plan says, closes and opens its firewall.
+
+The plan is a ConfigMap, so a node that joins later finds it too. The answer goes out as a NodeReport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from schemas.nodes import NodePlan, NodeReport
+from workers.adapters.cluster import CONFIG_MAP, Cluster
+from workers.adapters.containerd import Containerd, plan_digest
+from workers.adapters.firewall import Firewall, NftFirewall, NodeBlock
+from workers.errors import Trouble
+
+LOG = logging.getLogger(__name__)
+PLAN_KEY = "plan.json"
+BLOCK_KEY = "block.json"
+Publish = Callable[[NodeReport], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAgentConfig:
+    """Which node this is and where its orders stand."""
+
+    node: str
+    namespace: str
+    config_map: str
+    sweep: float = 30.0
+    """Seconds between two looks at the files though nothing was ordered: k3s rewrites them at its start."""
+    retry: float = 1.0
+    """Seconds before a report that did not reach the log is sent again."""
+
+
+class NodeAgent:
+    """Keeps one node as ordered. `order` takes the ConfigMap's newest state, `sweep` looks again."""
+
+    def __init__(self, config: NodeAgentConfig, publish: Publish, containerd: Containerd, firewall: Firewall) -> None:
+        self._config, self._publish = config, publish
+        self._containerd, self._firewall = containerd, firewall
+        self._data: dict[str, str] = {}
+        self._told: tuple[str, str, str] | None = None
+        self._block = ""
+
+    async def order(self, data: dict[str, str]) -> None:
+        """Obey what the ConfigMap says now."""
+        self._data = data
+        await self._obey_block(data.get(BLOCK_KEY, ""))
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Make the files as planned once more; report when there is something new to say."""
+        text = self._data.get(PLAN_KEY)
+        if not text:
+            return
+        report, changes = await self._obey_plan(text)
+        said = (report.digest, report.result, report.message)
+        if changes or said != self._told:
+            await self._tell(report)
+            self._told = said
+
+    async def _obey_plan(self, text: str) -> tuple[NodeReport, int]:
+        digest = "sha256:" + "0" * 64
+        try:
+            plan = NodePlan.model_validate_json(text)
+            digest = plan_digest(plan)
+            changes = await asyncio.to_thread(self._containerd.write, plan)
+        except (OSError, Trouble, ValidationError) as error:
+            return self._report(digest, "failed", f"{type(error).__name__}: {error}"[:500]), 0
+        return self._report(digest, "v2", ""), changes
+
+    def _report(self, digest: str, result: Any, message: str) -> NodeReport:
+        now = datetime.now(UTC)
+        return NodeReport(node=self._config.node, digest=digest, result=result, message=message, at=now)
+
+    async def _tell(self, report: NodeReport) -> None:
+        while True:
+            try:
+                await self._publish(report)
+            except (OSError, TimeoutError, Trouble) as error:
+                LOG.warning("report not taken, again in %ss: %s", self._config.retry, error)
+                await asyncio.sleep(self._config.retry)
+            else:
+                return
+
+    async def _obey_block(self, text: str) -> None:
+        if text == self._block:
+            return
+        try:
+            if text:
+                await self._firewall.block(NodeBlock.model_validate_json(text), datetime.now(UTC))
+            else:
+                await self._firewall.lift()
+        except (OSError, Trouble, ValidationError) as error:
+            # The proof's canaries see that nothing is blocked; the agent must live on to lift and to pivot.
+            LOG.error("node block not obeyed: %s", error)
+            return
+        self._block = text
+
+
+async def serve(
+    config: NodeAgentConfig, cluster: Cluster, publish: Publish, containerd: Containerd, firewall: Firewall
+) -> None:
+    """Obey until cancelled."""
+    agent = NodeAgent(config, publish, containerd, firewall)
+    turn = asyncio.Lock()
+
+    async def sweeping() -> None:
+        while True:
+            await asyncio.sleep(config.sweep)
+            async with turn:
+                await agent.sweep()
+
+    sweeper = asyncio.create_task(sweeping())
+    try:
+        async for kind, obj in cluster.watch(CONFIG_MAP, config.namespace, name=config.config_map):
+            # A plan that is gone is no order to forget it; a block that is gone is lifted.
+            gone = kind == "DELETED"
+            data = {} if gone else dict(obj.get("data") or {})
+            async with turn:
+                await agent.order(data)
+    finally:
+        sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeper
+
+
+Connect = Callable[[NodeAgentConfig], "contextlib.AbstractAsyncContextManager[tuple[Cluster, Publish]]"]
+"""Opens the cluster and the log for the agent; the wiring sets it on the click context's `obj`."""
+
+
+@click.command("node-agent")
+@click.option("--node", envvar="NODE_NAME", required=True, help="This node's name.")
+@click.option("--namespace", envvar="POD_NAMESPACE", required=True, help="Where the plan stands.")
+@click.option("--plan", "config_map", default="cutover-node-plan", show_default=True, help="The ConfigMap.")
+@click.option("--host-root", type=click.Path(path_type=Path), default=Path("/"), show_default=True)
+@click.pass_obj
+def command(connect: Connect, node: str, namespace: str, config_map: str, host_root: Path) -> None:
+    """Keep this node's registry configuration and firewall as the cutover orders."""
+    config = NodeAgentConfig(node, namespace, config_map)
+
+    async def main() -> None:
+        async with connect(config) as (cluster, publish):
+            await serve(config, cluster, publish, containerd_at(host_root), NftFirewall())
+
+    asyncio.run(main())
+
+
+def containerd_at(root: Path) -> Containerd:
+    """The node's files below the place where the host's root is mounted."""
+    default = Containerd()
+    return Containerd(root / default.k3s.relative_to("/"), root / default.certs.relative_to("/"))
