@@ -16,6 +16,14 @@ from types import TracebackType
 CHUNK = 65536
 OUTSIDE = "198.51.100."
 INSIDE = "10.43.0."
+ALIASES = {"registry-1.docker.io": "docker.io", "auth.docker.io": "docker.io"}
+"""Other names of the same host: where Docker Hub really answers."""
+
+
+def canonical(netloc: str) -> str:
+    """The name under which a host is attached."""
+    name = netloc.removesuffix(":443")
+    return ALIASES.get(name, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +155,7 @@ class Network:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _accept(
-        self, who: Identity, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def _accept(self, who: Identity, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(who, host, reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
