@@ -7,13 +7,18 @@ nodes are not selected by any of them. `toCIDR` never matches what is inside the
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sandbox.network import Host, Identity, Verdict
+from sandbox.clock import Clock
+from sandbox.controllers.api import Api, Resource
+from sandbox.controllers.mirror import Mirror
+from sandbox.network import Host, Identity, Network, Verdict
+from sandbox.nodes import NodeBlocks
 from workers.adapters.firewall import NodeBlock, within
 
 Object = dict[str, Any]
@@ -29,6 +34,49 @@ class Policies:
     clusterwide: tuple[Object, ...] = ()
     cilium: tuple[Object, ...] = ()
     network: tuple[Object, ...] = ()
+
+
+CLUSTERWIDE = Resource(
+    "cilium.io",
+    "v2",
+    "ciliumclusterwidenetworkpolicies",
+    "CiliumClusterwideNetworkPolicy",
+    namespaced=False,
+)
+CILIUM = Resource("cilium.io", "v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy")
+NETWORK = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+
+
+class Enforcer:
+    """Keeps the Network's verdict as the API and the nodes' firewalls say. `audit` switches policies off,
+    as Cilium's `policy-audit-mode` does: they are accepted, and nothing is denied."""
+
+    def __init__(self, api: Api, network: Network, blocks: NodeBlocks, clock: Clock) -> None:
+        self._network, self._blocks, self._clock = network, blocks, clock
+        self._mirrors = {r: Mirror(api, r) for r in (CLUSTERWIDE, CILIUM, NETWORK)}
+        self.audit = False
+
+    def judge(self) -> None:
+        """Take the state as it is now into the Network."""
+        found = Policies() if self.audit else Policies(*(tuple(m) for m in self._mirrors.values()))
+        hosts, blocks = self._network.hosts, dict(self._blocks.current)
+        self._network.set_verdict(verdict(found, blocks, hosts, self._clock.now))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._blocks.listen(self.judge)
+        for mirror in self._mirrors.values():
+            mirror.listen(lambda _old, _new: self.judge())
+        async with asyncio.TaskGroup() as group:
+            for mirror in self._mirrors.values():
+                group.create_task(mirror.run())
+            group.create_task(self._expiring())
+
+    async def _expiring(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            now = self._clock.now()
+            self._blocks.expire(now)
 
 
 def identity_of(pod: Object) -> Identity:

@@ -7,7 +7,6 @@ is only logged, and the pull goes upstream.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from sandbox.controllers.oci import Credentials
 from sandbox.network import Identity, Network, canonical
 
 ACCEPT = ", ".join(
@@ -127,21 +127,6 @@ def _endpoint(url: str, table: Mapping[str, Any]) -> Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """Credentials of an imagePullSecret. CRI shows them to whatever host is asked (k3s#8026)."""
-
-    username: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Login({self.username!r})"
-
-    def header(self) -> str:
-        """As HTTP Basic."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
-
-
-@dataclass(frozen=True, slots=True)
 class Pulled:
     """An image that is on the node now."""
 
@@ -165,8 +150,13 @@ class Puller:
         if self._session is not None:
             await self._session.close()
 
-    async def pull(self, node: str, certs: Path, name: str, have: Iterable[str], login: Login | None = None) -> Pulled:
-        """Resolve and fetch what is not on the node yet, every byte hashed. Raises PullError."""
+    async def pull(
+        self, node: str, certs: Path, name: str, have: Iterable[str], login: Credentials | None = None
+    ) -> Pulled:
+        """Resolve and fetch what is not on the node yet, every byte hashed. Raises PullError.
+
+        `login` is shown to whatever host is asked: CRI passes a pull secret on to mirrors too (k3s#8026).
+        """
         image = Image.parse(name)
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=ATTEMPT)
@@ -215,7 +205,7 @@ class _Visit:
         who: Identity,
         image: Image,
         places: list[Endpoint],
-        login: Login | None,
+        login: Credentials | None,
     ) -> None:
         self._session, self._network, self._who = session, network, who
         self._image, self._places, self._login = image, places, login

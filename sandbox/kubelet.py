@@ -1,0 +1,328 @@
+"""The kubelets of all nodes: run the Pods that are bound to them, as far as a status tells.
+
+Images are really pulled. Our own image's commands really run, in this process; every other image runs for
+ever once it is pulled, or completes when its Pod is a one-shot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from sandbox.clock import Clock
+from sandbox.controllers.api import NODES, PODS, SECRETS, Api, ApiError, Object
+from sandbox.controllers.mirror import Mirror
+from sandbox.controllers.oci import Credentials, docker_config
+from sandbox.network import Identity, Network, canonical
+from sandbox.nodes import DirectoryFirewall, ImageStore, Node, NodeBlocks
+from sandbox.policy import API_SERVER, identity_of
+from sandbox.puller import Image, Puller, PullError
+from schemas.nodes import NodeReport
+from workers.adapters.cluster import Cluster
+from workers.entrypoints import canary, node_agent
+
+BACK_OFF = 1.0  # seconds; a real kubelet begins at 10 and doubles up to 300
+NOBODY = "http://127.0.0.1:9"
+"""Where a name that is not on the network leads: refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What the node agents are given: a way to the API, and a way to the log."""
+
+    cluster: Callable[[], AbstractAsyncContextManager[Cluster]]
+    publish: Callable[[NodeReport], Awaitable[None]]
+
+
+class Kubelets:
+    """Every node's kubelet. Use `async with kubelets.running()`."""
+
+    def __init__(
+        self,
+        api: Api,
+        network: Network,
+        nodes: Sequence[Node],
+        blocks: NodeBlocks,
+        clock: Clock,
+        *,
+        own_repository: str,
+        supply: Supply | None,
+    ) -> None:
+        self._api, self._network, self._clock = api, network, clock
+        self._nodes = {n.name: n for n in nodes}
+        self._stores = {n.name: ImageStore(n.images) for n in nodes}
+        self._pullers = {n.name: Puller(network, n.say) for n in nodes}
+        self._blocks, self._supply = blocks, supply
+        self._own = own_repository
+        self._pods = Mirror(api, PODS)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._addresses = itertools.count(10)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Kubelets]:
+        """Register the nodes and run Pods until the block ends."""
+        for node in self._nodes.values():
+            made = await self._api.apply(NODES, node.object(), "k3s")
+            await self._api.merge(NODES, made, {"status": node.status()}, "kubelet", sub="status")
+        self._pods.listen(self._changed)
+        following = asyncio.create_task(self._pods.run())
+        try:
+            yield self
+        finally:
+            tasks = [following, *self._tasks.values(), *self._ending]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for puller in self._pullers.values():
+                await puller.close()
+
+    def _changed(self, old: Object | None, new: Object | None) -> None:
+        pod = new or old
+        if pod is None or pod["spec"].get("nodeName") not in self._nodes:
+            return
+        uid = str(pod["metadata"]["uid"])
+        if old is not None and old["metadata"]["uid"] != uid:
+            # Deleted and made anew under the same name, and we saw only the outcome.
+            self._stop(old)
+        if new is None or "deletionTimestamp" in pod["metadata"]:
+            self._stop(pod)
+            if new is not None:
+                self._later(self._finish(pod))
+        elif uid not in self._tasks and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}:
+            self._tasks[uid] = asyncio.create_task(self._run(pod))
+
+    def _stop(self, pod: Object) -> None:
+        task = self._tasks.pop(str(pod["metadata"]["uid"]), None)
+        if task is not None:
+            task.cancel()
+        if (who := identity_of(pod)).kind == "pod":
+            self._later(self._network.forget(who))
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _finish(self, pod: Object) -> None:
+        """The kubelet's own delete, which ends a graceful deletion."""
+        meta = pod["metadata"]
+        await self._api.local.request(
+            "DELETE", PODS.path(meta["namespace"], meta["name"]), query={"gracePeriodSeconds": "0"}
+        )
+
+    async def _run(self, pod: Object) -> None:
+        life = _Life(self, pod)
+        while True:
+            try:
+                await life.run()
+            except ApiError:
+                # The API server was not in the mood: a kubelet tries for ever.
+                await asyncio.sleep(BACK_OFF)
+            else:
+                return
+
+    # --- what a Pod's life needs --------------------------------------------------------------------------
+
+    async def publish(self, pod: Object, status: Object) -> None:
+        """Write a Pod's status."""
+        await self._api.merge(PODS, pod, {"status": status}, "kubelet", sub="status")
+
+    def now(self) -> str:
+        """As the API writes times."""
+        return self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def address(self, node: str) -> str:
+        """A new Pod's address."""
+        return f"10.42.{self._nodes[node].number}.{next(self._addresses) % 245 + 10}"
+
+    async def pull(self, pod: Object, container: Object) -> str:
+        """Have the image on the node, by its pull policy; returns its digest. Raises PullError."""
+        node = self._nodes[pod["spec"]["nodeName"]]
+        store, image = self._stores[node.name], Image.parse(container["image"])
+        latest = image.reference == "latest"
+        policy = container.get("imagePullPolicy") or ("Always" if latest else "IfNotPresent")
+        if policy != "Always" and str(image) in store.images:
+            return store.images[str(image)]
+        login = await self._login(pod, image.host)
+        puller = self._pullers[node.name]
+        pulled = await puller.pull(node.name, node.containerd.certs, str(image), store.blobs, login)
+        store.add(str(image), pulled.digest, pulled.blobs)
+        return pulled.digest
+
+    async def _login(self, pod: Object, host: str) -> Credentials | None:
+        for reference in pod["spec"].get("imagePullSecrets") or ():
+            secret = await self._api.get(SECRETS, reference["name"], pod["metadata"]["namespace"])
+            if secret and (login := docker_config(secret, host)):
+                return login
+        return None
+
+    async def execute(self, pod: Object, container: Object) -> tuple[int, str]:
+        """Run the container; its exit code and termination message."""
+        image = Image.parse(container["image"])
+        argv = [*(container.get("command") or ()), *(container.get("args") or ())]
+        ours = f"{image.host}/{image.repository}" == self._own and argv[:1] == ["cutover"]
+        match argv[1:2] if ours else []:
+            case ["canary"]:
+                return 0, await self._canary(pod, argv[2:])
+            case ["node-agent"] if self._supply is not None:
+                await self._node_agent(pod, argv[2:], self._supply)
+                return 1, ""
+            case _:
+                if pod["spec"].get("restartPolicy", "Always") == "Always":
+                    await asyncio.Event().wait()
+                return 0, ""
+
+    async def _canary(self, pod: Object, args: list[str]) -> str:
+        with canary.command.make_context("canary", args) as context:
+            targets, timeout = context.params["targets"], context.params["timeout"]
+        who = identity_of(pod)
+        connect = {name: await self._wire(who, name) for name in (urlsplit(t).netloc for t in targets)}
+        return canary.document(await canary.look(targets, timeout, connect))
+
+    async def _wire(self, who: Identity, netloc: str) -> str:
+        try:
+            return await self._network.url(who, canonical(netloc))
+        except LookupError:
+            return NOBODY
+
+    async def _node_agent(self, pod: Object, args: list[str], supply: Supply) -> None:
+        node = self._nodes[pod["spec"]["nodeName"]]
+        given = ["--node", node.name, "--namespace", pod["metadata"]["namespace"], *args]
+        with node_agent.command.make_context("node-agent", given) as context:
+            params = context.params
+        config = node_agent.NodeAgentConfig(params["node"], params["namespace"], params["config_map"], sweep=5.0)
+        async with supply.cluster() as cluster:
+            firewall = DirectoryFirewall(node.name, self._blocks)
+            await node_agent.serve(config, cluster, supply.publish, node.containerd, firewall)
+
+
+class _Life:
+    """One Pod's life on its node."""
+
+    def __init__(self, kubelets: Kubelets, pod: Object) -> None:
+        self._kubelets, self._pod = kubelets, pod
+        spec = pod["spec"]
+        self._once = spec.get("restartPolicy", "Always") != "Always"
+        self._containers: list[Object] = spec["containers"]
+        self._init: list[Object] = spec.get("initContainers") or []
+        known = pod.get("status") or {}
+        self._started = known.get("startTime") or kubelets.now()
+        self._ip = known.get("podIP") or kubelets.address(spec["nodeName"])
+        self._state: dict[str, Object] = {
+            c["name"]: _status(c, {"waiting": {"reason": "ContainerCreating"}}) for c in self._containers
+        }
+
+    async def run(self) -> None:
+        await self._say("Pending")
+        for container in (*self._init, *self._containers):
+            await self._image(container)
+        now = self._kubelets.now()
+        for container in self._containers:
+            self._put(container, {"running": {"startedAt": now}}, ready=True, started=True)
+        await self._say("Running")
+        async with asyncio.TaskGroup() as group:
+            for container in self._containers:
+                group.create_task(self._container(container))
+        codes = [s["state"]["terminated"]["exitCode"] for s in self._state.values()]
+        await self._say("Failed" if any(codes) else "Succeeded")
+
+    async def _image(self, container: Object) -> None:
+        name = container["image"]
+        while True:
+            try:
+                digest = await self._kubelets.pull(self._pod, container)
+            except PullError as error:
+                await self._wait(container, "ErrImagePull", str(error))
+                await asyncio.sleep(BACK_OFF / 2)
+                message = f'Back-off pulling image "{name}": ErrImagePull: {error}'
+                await self._wait(container, "ImagePullBackOff", message)
+                await asyncio.sleep(BACK_OFF / 2)
+            else:
+                image = Image.parse(name)
+                self._put(
+                    container,
+                    {"waiting": {"reason": "ContainerCreating"}},
+                    imageID=f"{image.host}/{image.repository}@{digest}",
+                )
+                return
+
+    async def _wait(self, container: Object, reason: str, message: str) -> None:
+        self._put(container, {"waiting": {"reason": reason, "message": message}})
+        await self._say("Pending")
+
+    async def _container(self, container: Object) -> None:
+        restarts = 0
+        while True:
+            began = self._kubelets.now()
+            try:
+                code, message = await self._kubelets.execute(self._pod, container)
+            except Exception as error:
+                code, message = 1, f"{type(error).__name__}: {error}"
+            ended: Object = {"exitCode": code, "reason": "Error" if code else "Completed"}
+            ended |= {"startedAt": began, "finishedAt": self._kubelets.now()}
+            # The kubelet keeps 4096 bytes of a termination message.
+            ended |= {"message": message[:4096]} if message else {}
+            if self._once:
+                self._put(container, {"terminated": ended}, ready=False, started=False)
+                return
+            restarts += 1
+            waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+            self._put(container, waiting, ready=False, restartCount=restarts, lastState={"terminated": ended})
+            await self._say("Running")
+            await asyncio.sleep(BACK_OFF)
+            self._put(container, {"running": {"startedAt": self._kubelets.now()}}, ready=True, started=True)
+            await self._say("Running")
+
+    def _put(self, container: Object, state: Object, **more: Any) -> None:
+        if container["name"] in self._state and container in self._containers:
+            self._state[container["name"]] |= {"state": state, **more}
+        elif "message" in state.get("waiting", {}):
+            # An init container's trouble shows on the Pod; its own list is kept short here.
+            self._state[self._containers[0]["name"]] |= {"state": state}
+
+    async def _say(self, phase: str) -> None:
+        ready = phase == "Running" and all(s["ready"] for s in self._state.values())
+        reason = {} if ready else {"reason": "PodCompleted" if phase == "Succeeded" else "ContainersNotReady"}
+        now = self._kubelets.now()
+        kinds = {"PodScheduled": True, "Initialized": True, "ContainersReady": ready, "Ready": ready}
+        conditions = [
+            {
+                "type": kind,
+                "status": str(holds),
+                "lastProbeTime": None,
+                "lastTransitionTime": now,
+                **({} if holds else reason),
+            }
+            for kind, holds in kinds.items()
+        ]
+        status = {
+            "phase": phase,
+            "startTime": self._started,
+            "podIP": self._ip,
+            "podIPs": [{"ip": self._ip}],
+            "conditions": conditions,
+            "containerStatuses": list(self._state.values()),
+        }
+        await self._kubelets.publish(self._pod, status)
+
+
+def _status(container: Object, state: Object) -> Object:
+    return {
+        "name": container["name"],
+        "image": container["image"],
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }
+
+
+async def attach_api(network: Network, port: int) -> None:
+    """Put the API server on the network, under the name that Pods use."""
+    await network.attach(API_SERVER, port, local=True)
