@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from schemas import events as data
+from schemas.nodes import NodeReport
 
 PREFIX: Final = "io.openova.catalyst.cutover."
 VERSION: Final = ".v1"
@@ -30,6 +31,7 @@ INPUTS: Final[dict[str, type[BaseModel]]] = {
     "requested": data.Requested,
     "cancel": data.CancelRequested,
     "step.trigger": data.Trigger,
+    "node.reported": NodeReport,
 }
 """What someone asks for."""
 

@@ -1,0 +1,172 @@
+"""Admission: who asked for what, and whether a run begins. Also the registrar, who keeps strays.
+
+One active run per Sovereign, because `accepted` is appended by compare-and-set on the state it was decided on.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from events import flow, subjects
+from events.envelope import Event, Undecodable, admit
+from events.fold import State, evolve
+from events.jetstream import ADMISSION, REGISTRAR, Delivery, JetStreamLog
+from events.journal import Journal
+from events.log import Conflict, Emit, Entry, LogUnavailable
+from schemas import events as facts
+from workers.scribe import Scribe
+
+log = logging.getLogger("cutover.admission")
+
+
+async def serve(stream: JetStreamLog, journal: Journal, scribe: Scribe) -> None:
+    """Take requests and cancels for ever."""
+    async for delivery in stream.deliveries(ADMISSION):
+        try:
+            await _handle(stream, journal, scribe, delivery)
+        except (LogUnavailable, Conflict) as error:
+            log.warning("%s; the message will come again", error)
+            await delivery.later(1.0)
+
+
+async def _handle(stream: JetStreamLog, journal: Journal, scribe: Scribe, delivery: Delivery) -> None:
+    kind = "requested" if delivery.subject == subjects.REQUESTED else "cancel"
+    try:
+        event, data = admit(delivery.raw, kind)
+    except Undecodable as error:
+        await _reject(stream, scribe, delivery, "Undecodable", str(error))
+        return
+    while True:
+        state = await journal.refresh()
+        try:
+            if isinstance(data, facts.Requested):
+                refusal = why_not_accept(state, delivery.seq)
+                if refusal is None:
+                    await accept(journal, scribe, delivery.seq, data, event)
+            else:
+                assert isinstance(data, facts.CancelRequested)  # noqa: S101  admit() checked the kind
+                refusal = why_not_cancel(state, data, delivery.seq)
+                if refusal is None:
+                    await _cancel(journal, scribe, state, delivery.seq, data, event)
+        except Conflict:
+            continue
+        if refusal is not None and refusal[0]:
+            await _reject(stream, scribe, delivery, *refusal)
+        else:
+            await delivery.settle()
+        return
+
+
+def why_not_accept(state: State, seq: int) -> tuple[str, str] | None:
+    """Why the request at `seq` begins no run: (reason, message); an empty reason when it did so already."""
+    if state.broken:
+        return "LogBroken", f"the log's chain does not hold: {state.broken}; run `cutover verify`"
+    run = state.run
+    if run is not None and run.request >= seq:
+        return "", "it was taken up before"
+    if run is not None and state.active:
+        return "RunActive", f"run {run.id} is active at {run.current or 'its start'}; cancel it, or wait for its end"
+    return None
+
+
+def why_not_cancel(state: State, data: facts.CancelRequested, seq: int) -> tuple[str, str] | None:
+    """Why the cancel at `seq` stops nothing; an empty reason when it did already."""
+    run = state.run
+    if run is not None and run.phase == "cancelled":
+        return "", "it was cancelled before"
+    if run is None or not state.active:
+        return "NoActiveRun", "no run is active"
+    if data.run not in (None, run.id):
+        return "NotTheActiveRun", f"run {data.run} is not the active one; that is {run.id}"
+    if seq < run.request:
+        return "NoActiveRun", "it was sent before this run began"
+    return None
+
+
+async def accept(journal: Journal, scribe: Scribe, request: int, data: facts.Requested, event: Event | None) -> None:
+    """Begin a run: `accepted` and the trigger of step 1 in one batch. Raises Conflict."""
+    state = journal.state
+    operator = (event.authid if event else None) or data.operator or (event.source if event else "") or "unknown"
+    accepted = facts.Accepted(operator=operator, reason=data.reason, request=request, steps=flow.SLUGS)
+    draft, run = scribe.accepted(request, accepted, event)
+    first = facts.Trigger(run=run, step=flow.FIRST.slug, after=request)
+    trigger = replace(
+        draft,
+        id=f"{run}.{flow.FIRST.slug}.trigger.{request}",
+        data=first,
+        subject=flow.FIRST.slug,
+        causationid=draft.id,
+    )
+    emit = Emit(subjects.trigger(flow.FIRST), trigger)
+    await journal.append(draft, emit, if_seq=state.seq)
+    log.info("run %s accepted for %s", run, operator)
+
+
+async def _cancel(
+    journal: Journal, scribe: Scribe, state: State, seq: int, data: facts.CancelRequested, event: Event
+) -> None:
+    run = state.run
+    assert run is not None  # noqa: S101  why_not_cancel() looked
+    operator = event.authid or data.operator or event.source
+    cancelled = facts.Cancelled(operator=operator, reason=data.reason, request=seq)
+    await journal.append(scribe.run(run, f"cancelled.{seq}", cancelled), if_seq=state.seq)
+    log.info("run %s cancelled by %s", run.id, operator)
+
+
+async def _reject(stream: JetStreamLog, scribe: Scribe, delivery: Delivery, reason: str, message: str) -> None:
+    log.warning("rejected %s at %s: %s: %s", delivery.subject, delivery.seq, reason, message)
+    await stream.publish(scribe.rejected(delivery, reason, message))
+    await delivery.settle()
+
+
+class Registrar:
+    """Reads every message of the stream once and keeps the strays: unknown subjects, strangers in the journal."""
+
+    def __init__(self, stream: JetStreamLog, scribe: Scribe) -> None:
+        self._stream, self._scribe = stream, scribe
+        self._state = State()
+
+    async def serve(self) -> None:
+        """For ever."""
+        async for delivery in self._stream.deliveries(REGISTRAR):
+            try:
+                if stray := await self._stray(delivery):
+                    await _reject(self._stream, self._scribe, delivery, *stray)
+                else:
+                    await delivery.settle()
+            except LogUnavailable as error:
+                log.warning("%s; the message will come again", error)
+                await delivery.later(1.0)
+
+    async def _stray(self, delivery: Delivery) -> tuple[str, str] | None:
+        subject = delivery.subject
+        if subject in (subjects.REQUESTED, subjects.CANCEL, subjects.REJECTED) or subjects.step_of(subject):
+            return None  # someone else judges these
+        if subject == subjects.JOURNAL:
+            return await self._stranger(delivery)
+        if subject.startswith(f"{subjects.ROOT}.node."):
+            return _bad_report(delivery.raw)
+        return "UnknownSubject", f"nobody listens on {subject}"
+
+    async def _stranger(self, delivery: Delivery) -> tuple[str, str] | None:
+        """Does the entry continue the chain? Judged by the same fold that everyone uses."""
+        if delivery.seq <= self._state.seq:
+            return None
+        if self._state.seq == 0 and delivery.seq > 1:
+            for entry in await self._stream.since(0):
+                if entry.seq < delivery.seq:
+                    self._state = evolve(self._state, entry)
+        before = self._state.foreign
+        self._state = evolve(self._state, Entry(delivery.seq, delivery.subject, delivery.raw))
+        if self._state.foreign == before:
+            return None
+        return "ForeignInJournal", "not an event of ours, or a copy of one; it is no part of the history"
+
+
+def _bad_report(raw: bytes) -> tuple[str, str] | None:
+    try:
+        admit(raw, "node.reported")
+    except Undecodable as error:
+        return "Undecodable", str(error)
+    return None

@@ -1,0 +1,164 @@
+"""Settings: one frozen model, from a YAML file and the environment. Secrets come from files that it names.
+
+`CUTOVER_CONFIG` (or `--config`) names the file; `CUTOVER_NATS__URL` and the like override what it says.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from events.jetstream import Broker
+from workers.sovereign import Sovereign
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or wrong; the text names each of them. Nothing was connected."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kubernetes(Part):
+    """How to reach the API server: the Pod's own account when `kubeconfig` is not set."""
+
+    kubeconfig: Path | None = None
+
+
+class Status(Part):
+    """Where the picture of the log is kept."""
+
+    namespace: str = "flux-system"
+    name: str = "self-sovereign-cutover-status"
+
+
+class Pace(Part):
+    """How patient the pool is. Seconds."""
+
+    lease: float = Field(default=20.0, gt=0.2)
+    waits: int = Field(default=120, ge=1)
+    blips: int = Field(default=5, ge=1)
+    total: float = Field(default=7200.0, gt=0)
+
+
+class Settings(BaseSettings):
+    """Everything that one process is told."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="CUTOVER_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    nats: Broker
+    sovereign: Sovereign
+    kubernetes: Kubernetes = Kubernetes()
+    status: Status = Status()
+    pace: Pace = Pace()
+    workspace: Path = Path(tempfile.gettempdir()) / "catalyst-cutover"
+    """Scratch space for Git; must be writable."""
+    log_level: str = "INFO"
+
+
+_FROM_SOURCES: dict[str, Any] = {}  # every value comes from the file and the environment
+
+
+def load(path: Path | None = None) -> Settings:
+    """The settings of this process. Raises ConfigurationError naming every setting that is missing or wrong."""
+    named = path or (Path(os.environ["CUTOVER_CONFIG"]) if os.environ.get("CUTOVER_CONFIG") else None)
+    if named is not None and not named.is_file():
+        raise ConfigurationError(f"{named}: no such file (CUTOVER_CONFIG or --config names it)")
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            file = (YamlConfigSettingsSource(settings_cls, yaml_file=named),) if named else ()
+            return (env_settings, *file)
+
+    try:
+        loaded = Loaded(**_FROM_SOURCES)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, named)) from None
+    except Exception as error:
+        raise ConfigurationError(f"{named}: not readable as YAML: {type(error).__name__}") from None
+    _look_at_files(loaded)
+    return loaded
+
+
+def explain(error: ValidationError, named: Path | None) -> str:
+    """One line for each setting, with its name as the file spells it and as the environment does."""
+    lines = [f"settings{f' in {named}' if named else ''}:"]
+    for item in error.errors(include_input=False, include_url=False):
+        path = [str(part) for part in item["loc"]]
+        variable = "CUTOVER_" + "__".join(path).upper()
+        lines.append(f"  {'.'.join(path)} ({variable}): {item['msg']}")
+    return "\n".join(lines)
+
+
+def secret_files(settings: BaseModel) -> dict[str, Path]:
+    """Every file that the settings name as a secret, by the setting's name."""
+    found: dict[str, Path] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, BaseModel):
+            for field in type(value).model_fields:
+                walk(getattr(value, field), f"{name}.{field}" if name else field)
+        elif isinstance(value, tuple):
+            for place, item in enumerate(value):
+                walk(item, f"{name}.{place}")
+        elif isinstance(value, Path) and name.endswith("_file"):
+            found[name] = value
+
+    walk(settings, "")
+    return found
+
+
+def _look_at_files(settings: Settings) -> None:
+    missing = [
+        f"  {name}: {path}: not readable" for name, path in secret_files(settings).items() if not _readable(path)
+    ]
+    if settings.kubernetes.kubeconfig and not _readable(settings.kubernetes.kubeconfig):
+        missing.append(f"  kubernetes.kubeconfig: {settings.kubernetes.kubeconfig}: not readable")
+    if missing:
+        raise ConfigurationError("settings name files that cannot be read:\n" + "\n".join(missing))
+
+
+def _readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
+
+
+def redactor(settings: Settings) -> Any:
+    """A function that takes every secret we know out of a text."""
+    secrets = {
+        path.read_text(encoding="utf-8", errors="replace").strip()
+        for name, path in secret_files(settings).items()
+        if not name.endswith("ca_file")
+    }
+    known = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+
+    def redact(text: str) -> str:
+        for secret in known:
+            text = text.replace(secret, "***")
+        return text
+
+    return redact

@@ -1,0 +1,131 @@
+"""Puts the rooms together: settings in, a running process out. Nothing is decided here."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from secrets import token_hex
+
+import anyio
+import httpx
+
+from events.flow import SLUGS
+from events.jetstream import JetStreamLog
+from events.journal import Journal
+from schemas.results import StepResult
+from workers import admission, projector
+from workers.adapters.cluster import Cluster
+from workers.adapters.git import Git
+from workers.adapters.gitea import GiteaApi
+from workers.adapters.harbor import HarborApi
+from workers.adapters.oci import Registries
+from workers.entrypoints.settings import Settings, redactor
+from workers.inbox import Inbox
+from workers.pool import Pool, Work
+from workers.scribe import Scribe
+from workers.verdict import Limits
+from workers.world import Order, Report, World
+
+log = logging.getLogger("cutover")
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+
+def worker_name() -> str:
+    """Unique for each start of a process: two lives of one Pod are two workers."""
+    return f"{socket.gethostname()}-{os.getpid()}-{token_hex(3)}"
+
+
+def scribe(settings: Settings, name: str | None = None) -> Scribe:
+    """Who writes events in this process."""
+    return Scribe(settings.sovereign.fqdn, name or worker_name(), redactor(settings))
+
+
+@asynccontextmanager
+async def cluster(settings: Settings) -> AsyncIterator[Cluster]:
+    """The Kubernetes API under our field manager."""
+    async with Cluster.open(
+        kubeconfig=settings.kubernetes.kubeconfig, field_manager=settings.sovereign.field_manager
+    ) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def world(settings: Settings, api: Cluster, inbox: Inbox) -> AsyncIterator[World]:
+    """Every adapter with its client, closed at the end."""
+    sovereign = settings.sovereign
+    async with AsyncExitStack() as stack:
+        gitea = await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"{sovereign.gitea.url.rstrip('/')}/api/v1",
+                headers={"Authorization": f"token {sovereign.gitea.login.password().get_secret_value()}"},
+                timeout=TIMEOUT,
+            )
+        )
+        harbor = await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"{sovereign.harbor.url.rstrip('/')}/api/v2.0",
+                auth=(sovereign.harbor.login.username, sovereign.harbor.login.password().get_secret_value()),
+                timeout=TIMEOUT,
+            )
+        )
+        yield World(
+            sovereign=sovereign,
+            cluster=api,
+            git=Git(settings.workspace),
+            gitea=GiteaApi(gitea),
+            harbor=HarborApi(harbor),
+            registries=await stack.enter_async_context(Registries.open(sovereign)),
+            nodes=inbox,
+        )
+
+
+def bound(slug: str, everything: World) -> Work:
+    """The step's `run` with the world in hand."""
+    module = importlib.import_module(f"workers.steps.{slug.replace('-', '_')}")
+
+    async def run(order: Order, report: Report) -> StepResult:
+        result: StepResult = await module.run(order, everything, report)
+        return result
+
+    return run
+
+
+async def work(
+    settings: Settings,
+    *,
+    steps: Collection[str] = SLUGS,
+    admit: bool = True,
+    project: bool = True,
+    say: Callable[[str], None] = log.info,
+) -> None:
+    """Serve until cancelled. Raises StreamDrift, NotPermitted; waits for a broker that is away."""
+    async with AsyncExitStack() as stack:
+        stream = await stack.enter_async_context(JetStreamLog.open(settings.nats, patient=True, say=say))
+        await stream.ensure()
+        api = await stack.enter_async_context(cluster(settings))
+        journal, writer, inbox = Journal(stream), scribe(settings), Inbox(stream)
+        everything = await stack.enter_async_context(world(settings, api, inbox))
+        pool = Pool(
+            stream, journal, writer, {slug: bound(slug, everything) for slug in steps},
+            lease_seconds=settings.pace.lease,
+            limits=Limits(waits=settings.pace.waits, blips=settings.pace.blips, total=settings.pace.total),
+        )  # fmt: skip
+        say(f"worker {writer.worker} serves {', '.join(steps) or 'no step'}")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(journal.tail)
+            tasks.start_soon(inbox.follow)
+            tasks.start_soon(pool.serve)
+            if admit:
+                tasks.start_soon(admission.serve, stream, journal, writer)
+                tasks.start_soon(admission.Registrar(stream, writer).serve)
+            if project:
+                place = settings.status
+
+                async def paint() -> None:
+                    await projector.serve(journal, api, namespace=place.namespace, name=place.name)
+
+                tasks.start_soon(paint)

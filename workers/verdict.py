@@ -1,0 +1,58 @@
+"""What an error means for the step: try again in so many seconds, or give up. Pure, and the only place that says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from workers.errors import Stuck, Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a step may go on without anyone acting."""
+
+    waits: int = 120
+    """Tries of a step that says itself that it is waiting."""
+    blips: int = 5
+    """Tries after an error that nobody foresaw."""
+    total: float = 2 * 3600.0
+    """Seconds from the first try of a trigger, all waits included."""
+    longest: float = 60.0
+    """Seconds between two tries, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """It will be tried again by itself."""
+
+    after: float
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """A person must act."""
+
+    reason: str
+    message: str
+
+
+def verdict(
+    error: Exception, tries: int, elapsed: float, limits: Limits, jitter: Callable[[], float] = random.random
+) -> Retry | GiveUp:
+    """What follows from `error` at the `tries`-th failure (from 1), `elapsed` seconds after the first try."""
+    match error:
+        case Stuck():
+            return GiveUp(error.reason, error.message)
+        case Wait():
+            reason, message, allowed = error.reason, error.message, limits.waits
+            after = min(max(error.after, 0.0), limits.longest)
+        case _:
+            reason, message, allowed = "Unexpected", f"{type(error).__name__}: {error}", limits.blips
+            after = min(2.0 ** (tries - 1) * (0.5 + jitter() / 2), limits.longest)
+    if tries >= allowed or elapsed + after > limits.total:
+        return GiveUp(reason, f"{message} (given up after {tries} tries in {elapsed:.0f} s)")
+    return Retry(after, reason, message)
