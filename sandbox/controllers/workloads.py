@@ -1,19 +1,16 @@
-"""kube-controller-manager and scheduler, as far as a rehearsal needs them: Deployment, DaemonSet, Job, placement."""
+"""kube-controller-manager, as far as a rehearsal needs it: Deployments and DaemonSets make Pods."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import secrets
-from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 from sandbox.controllers.api import (
     DAEMON_SETS,
     DEPLOYMENTS,
-    JOBS,
     NODES,
     PODS,
     REPLICA_SETS,
@@ -21,9 +18,9 @@ from sandbox.controllers.api import (
     Object,
     Resource,
 )
-from sandbox.controllers.conditions import condition, current, settle, stamp
-from sandbox.controllers.loop import Context, Controller
-from sandbox.controllers.mirror import key_of
+from sandbox.controllers.conditions import condition, current, settle
+from sandbox.controllers.loop import Controller
+from sandbox.controllers.placement import fits
 
 HASH_LABEL = "pod-template-hash"
 
@@ -315,122 +312,6 @@ class DaemonSets(Workload):
         )
 
 
-class Jobs(Workload):
-    """Runs Pods until enough of them succeeded, too many failed, or the deadline passed."""
-
-    resource = JOBS
-    name = "job-controller"
-
-    async def reconcile(self, obj: Object) -> float | None:
-        now = self.context.clock.now()
-        status = obj.get("status") or {}
-        if any(c["type"] in {"Complete", "Failed"} and c["status"] == "True" for c in status.get("conditions") or []):
-            return await self._expire(obj, now)
-        if "deletionTimestamp" in obj["metadata"] or obj["spec"].get("suspend"):
-            return None
-        spec, pods = obj["spec"], self.pods(obj)
-        phases = Counter((p.get("status") or {}).get("phase", "Pending") for p in pods)
-        succeeded, failed = phases["Succeeded"], phases["Failed"]
-        active = len(pods) - succeeded - failed
-        completions = int(spec.get("completions", 1))
-        since = status.get("startTime") or stamp(now)
-        left = _left(since, spec.get("activeDeadlineSeconds"), now)
-        counts: Object = {
-            "startTime": since,
-            "active": active or None,
-            "succeeded": succeeded or None,
-            "failed": failed or None,
-            "ready": sum(map(ready, pods)),
-        }
-        if succeeded >= completions:
-            done = {**counts, "completionTime": stamp(now), "active": None}
-            await self._end(obj, "Complete", "CompletionsReached", done, now)
-            return 0.0
-        if failed > int(spec.get("backoffLimit", 6)) or (left is not None and left <= 0):
-            for pod in [p for p in pods if (p.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}]:
-                await self.stop_pod(pod)
-            late = left is not None and left <= 0
-            reason = "DeadlineExceeded" if late else "BackoffLimitExceeded"
-            await self._end(obj, "Failed", reason, {**counts, "active": None}, now)
-            return 0.0
-        meta = obj["metadata"]
-        labels = {"batch.kubernetes.io/job-name": meta["name"], "job-name": meta["name"]}
-        labels |= {"batch.kubernetes.io/controller-uid": meta["uid"]}
-        missing = min(int(spec.get("parallelism", 1)), completions - succeeded) - active
-        for _ in range(missing):
-            await self.start_pod(obj, spec["template"], labels)
-        await self.publish(obj, {**counts, "active": (active + max(0, missing)) or None})
-        return left
-
-    async def _end(self, obj: Object, kind: str, reason: str, status: Object, now: datetime) -> None:
-        told = condition(kind, "True", reason, "")
-        told |= {"lastProbeTime": stamp(now), "lastTransitionTime": stamp(now)}
-        self.say(f"Job {obj['metadata']['name']}: {kind} ({reason})")
-        await self.publish(obj, {**status, "conditions": [told]})
-
-    async def _expire(self, obj: Object, now: datetime) -> float | None:
-        ttl = obj["spec"].get("ttlSecondsAfterFinished")
-        if ttl is None:
-            return None
-        ended = max(c["lastTransitionTime"] for c in obj["status"]["conditions"])
-        left = _left(ended, ttl, now)
-        if left is not None and left > 0:
-            return left
-        await self.api.delete(JOBS, obj["metadata"]["name"], obj["metadata"]["namespace"])
-        return None
-
-
-class Scheduler(Controller):
-    """Gives every Pod without a Node the one that fits and has the fewest."""
-
-    resource = PODS
-    name = "default-scheduler"
-    workers = 1
-
-    def wants(self, old: Object | None, new: Object) -> bool:
-        return not new["spec"].get("nodeName")
-
-    def extra(self) -> None:
-        self.mirrors[NODES].listen(lambda _old, _new: self.enqueue_waiting())
-
-    def enqueue_waiting(self) -> None:
-        for pod in self.mirrors[PODS]:
-            if not pod["spec"].get("nodeName"):
-                self.enqueue(key_of(pod))
-
-    async def reconcile(self, obj: Object) -> float | None:
-        if obj["spec"].get("nodeName") or "deletionTimestamp" in obj["metadata"]:
-            return None
-        nodes = [n["metadata"]["name"] for n in self.mirrors[NODES] if fits(obj["spec"], n) and schedulable(n)]
-        if not nodes:
-            return 1.0
-        load = Counter(p["spec"].get("nodeName") for p in self.mirrors[PODS])
-        node = min(nodes, key=lambda n: (load[n], n))
-        meta = obj["metadata"]
-        binding = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        }
-        path = PODS.path(meta["namespace"], meta["name"], "binding")
-        status, answer = await self.api.local.request("POST", path, binding)
-        if status >= 400 and status not in {404, 409}:
-            raise ApiError(status, answer)
-        self.mirrors[PODS].put(await self.api.get(PODS, meta["name"], meta["namespace"]))
-        return None
-
-
-def fits(spec: Object, node: Object) -> bool:
-    """Whether a Pod's nodeSelector matches a Node's labels."""
-    labels = node["metadata"].get("labels") or {}
-    return all(labels.get(k) == v for k, v in (spec.get("nodeSelector") or {}).items())
-
-
-def schedulable(node: Object) -> bool:
-    return not node["spec"].get("unschedulable") if node.get("spec") else True
-
-
 def settled(obj: Object) -> bool:
     """Whether a Deployment is rolled out: the newest template, all replicas available, no old Pod left."""
     status = obj.get("status") or {}
@@ -451,13 +332,3 @@ def _labelled(pod: Object) -> str | None:
 def _revision(replica_set: Object) -> int:
     marks = replica_set["metadata"].get("annotations") or {}
     return int(marks.get("deployment.kubernetes.io/revision", "0"))
-
-
-def _left(since: str, limit: int | None, now: datetime) -> float | None:
-    if limit is None:
-        return None
-    return float(limit) - (now - datetime.fromisoformat(since)).total_seconds()
-
-
-def controllers(context: Context) -> list[Controller]:
-    return [Scheduler(context), Deployments(context), DaemonSets(context), Jobs(context)]
