@@ -234,11 +234,16 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
         progress=old.progress if again else None,
     )  # fmt: skip
     later = SLUGS[SLUGS.index(data.step) + 1 :]
-    steps = {slug: state for slug, state in run.steps.items() if slug not in later}
+    pending = {slug: _pending(old) if slug in later else old for slug, old in run.steps.items()}
     return replace(
-        run, steps={**steps, data.step: step}, current=data.step, phase="running", finished_at=None,
+        run, steps={**pending, data.step: step}, current=data.step, phase="running", finished_at=None,
         closed=False, failed_step="", reason="", message="",
     )  # fmt: skip
+
+
+def _pending(step: StepState) -> StepState:
+    """To be done again: its result is gone, its count of attempts stays, so that no event id comes twice."""
+    return StepState(attempt=step.attempt, trigger=step.trigger, after=step.after)
 
 
 def _succeeded(state: State, run: Run, slug: str, step: StepState, outcome: StepResult) -> State:

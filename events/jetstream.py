@@ -230,7 +230,10 @@ class JetStreamLog:
             "Content-Type": CONTENT_TYPE,
         }
         if then is None:
-            return int((await self._publish(JOURNAL, raw, headers))["seq"])
+            seq = int((await self._publish(JOURNAL, raw, headers))["seq"])
+            if seq <= expected:  # the broker took it for a repeat of an event from long ago
+                raise ValueError(f"event id {id} stands in the log already, at {seq}")
+            return seq
         batch = uuid4().hex
         await self.client.publish(JOURNAL, raw, headers={**headers, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": "1"})
         closing = {

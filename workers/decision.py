@@ -108,6 +108,8 @@ def _again(run: Run, now: StepState, lease_over: bool) -> Decision:
     """The same trigger once more: its worker died, waits, or finished without settling."""
     if now.result in ("success", "failed"):
         return Adopt(run)
+    if now.result == "":
+        return Settled("an earlier step was ordered again since; a new trigger will come")
     if now.result == "waiting" or lease_over:
         return Do(run, now.attempt + 1)
     return Hold(run, now.token)
