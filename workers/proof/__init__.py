@@ -1,0 +1,1 @@
+"""Parts of the proofs: live pulls on every node, canaries, the block, the clock that counts."""
