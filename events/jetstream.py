@@ -8,10 +8,12 @@ a long pull does not notice that the server restarted, so it is cancelled when t
 
 from __future__ import annotations
 
+import base64
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +142,7 @@ class JetStreamLog:
         try:
             yield log
         finally:
-            with anyio.move_on_after(2, shield=True):
+            with anyio.move_on_after(2, shield=True), suppress(*_RETRY):  # a broker that is gone needs no farewell
                 await client.close()
 
     async def _connect(self, say: Callable[[str], None]) -> None:
@@ -336,11 +338,9 @@ class JetStreamLog:
                     yield Entry(meta.sequence.stream, msg.subject, msg.data)
         finally:
             with anyio.move_on_after(1, shield=True):
-                try:
+                with suppress(*_RETRY):  # the server forgets it by itself after the threshold
                     await subscription.unsubscribe()
                     await self.js.delete_consumer(self.broker.stream, info.name)
-                except _RETRY:  # the server forgets it by itself after the threshold
-                    pass
 
     # --- deliveries ------------------------------------------------------------------------------------------
 
@@ -451,8 +451,6 @@ def _answer(raw: bytes) -> dict[str, Any]:
 
 
 def _entry(message: dict[str, Any]) -> Entry:
-    import base64
-
     return Entry(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")))
 
 
@@ -474,8 +472,6 @@ def _login(broker: Broker) -> dict[str, Any]:
     if broker.nkey_seed_file:
         options["nkeys_seed"] = str(broker.nkey_seed_file)
     if broker.ca_file:
-        import ssl
-
         options["tls"] = ssl.create_default_context(cafile=str(broker.ca_file))
     return options
 

@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
 
@@ -16,6 +16,8 @@ import httpx
 from events.flow import SLUGS
 from events.jetstream import JetStreamLog
 from events.journal import Journal
+from events.log import LogUnavailable
+from schemas.nodes import NodeReport
 from schemas.results import StepResult
 from workers import admission, projector
 from workers.adapters.cluster import Cluster
@@ -24,7 +26,8 @@ from workers.adapters.gitea import GiteaApi
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.entrypoints.settings import Settings, redactor
-from workers.inbox import Inbox
+from workers.errors import Wait
+from workers.inbox import Inbox, publish_report
 from workers.pool import Pool, Work
 from workers.scribe import Scribe
 from workers.verdict import Limits
@@ -129,3 +132,17 @@ async def work(
                     await projector.serve(journal, api, namespace=place.namespace, name=place.name)
 
                 tasks.start_soon(paint)
+
+
+@asynccontextmanager
+async def agent(settings: Settings) -> AsyncIterator[tuple[Cluster, Callable[[NodeReport], Awaitable[None]]]]:
+    """What a node agent needs: the cluster, and a way to report that waits for a broker that is away."""
+    async with JetStreamLog.open(settings.nats, patient=True, say=log.info) as stream, cluster(settings) as api:
+
+        async def publish(report: NodeReport) -> None:
+            try:
+                await publish_report(stream, settings.sovereign.fqdn, report)
+            except LogUnavailable as error:
+                raise Wait("BrokerAway", str(error)) from None
+
+        yield api, publish

@@ -1,0 +1,130 @@
+"""Laws of the fold."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from histories import accepted, chain, started, succeeded, whole_run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.flow import SLUGS
+from events.fold import State, evolve, fold
+from events.log import Entry
+from events.picture import picture
+from schemas import events as facts
+
+
+def test_a_whole_run_is_complete() -> None:
+    shown = picture(fold(chain(whole_run())))
+    assert shown["cutoverComplete"] == "true"
+    assert shown["rehearsal"] == "true"
+    assert [shown[f"step.{slug}.result"] for slug in SLUGS] == ["success"] * 8
+
+
+@given(st.integers(0, 17), st.integers(1, 3))
+def test_a_repeated_entry_changes_nothing(upto: int, times: int) -> None:
+    entries = chain(whole_run())[:upto]
+    assert fold(entries) == fold(entry for entry in entries for _ in range(times))
+
+
+@given(st.integers(0, 17), st.integers(0, 17))
+def test_folding_in_two_parts_is_folding_at_once(one: int, other: int) -> None:
+    entries = chain(whole_run(), gap=3)
+    cut = min(one, other)
+    assert fold(entries[cut:], fold(entries[:cut])) == fold(entries)
+
+
+@given(st.integers(0, 16))
+def test_a_dropped_event_shows_as_a_break(place: int) -> None:
+    entries = chain(whole_run())
+    state = fold(entries[:place] + entries[place + 1 :])
+    assert state.integrity == "broken"
+
+
+@given(st.integers(0, 16), st.integers(2, 40))
+def test_a_changed_event_shows_as_a_break(place: int, byte: int) -> None:
+    entries = chain(whole_run())
+    raw = entries[place].raw.replace(b'"source": "//sov', b'"source": "//' + b"s" * byte)
+    assert raw != entries[place].raw
+    changed = dataclasses.replace(entries[place], raw=raw)
+    assert fold([*entries[:place], changed, *entries[place + 1 :]]).integrity == "broken"
+
+
+@given(st.integers(0, 15))
+def test_two_swapped_events_show_as_a_break(place: int) -> None:
+    entries = chain(whole_run())
+    swapped = [
+        dataclasses.replace(entries[place + 1], seq=entries[place].seq),
+        dataclasses.replace(entries[place], seq=entries[place + 1].seq),
+    ]
+    assert fold([*entries[:place], *swapped, *entries[place + 2 :]]).integrity == "broken"
+
+
+@given(st.binary(max_size=60), st.integers(0, 17))
+def test_a_stranger_in_the_journal_is_counted_and_changes_no_history(raw: bytes, place: int) -> None:
+    entries = chain(whole_run(), gap=2)
+    seq = entries[place - 1].seq + 1 if place else 1
+    state = fold([*entries[:place], Entry(seq, "", raw), *entries[place:]])
+    assert state.foreign == 1
+    assert state.integrity == "ok"
+    assert state.complete
+
+
+def test_a_change_after_the_proof_makes_it_too_old() -> None:
+    history = whole_run()
+    history += [started("harbor-prewarm", trigger=90), succeeded("harbor-prewarm", token=len(history) + 1)]
+    assert not fold(chain(history)).complete
+
+
+def test_a_re_run_that_changes_nothing_leaves_the_proof_standing() -> None:
+    history = whole_run()
+    history += [started("harbor-prewarm", trigger=90), succeeded("harbor-prewarm", len(history) + 1, changes=0)]
+    state = fold(chain(history))
+    assert state.complete
+    assert state.run is not None
+    assert state.run.step("registry-pivot").result == ""
+
+
+def test_a_fenced_workers_success_counts_for_nothing() -> None:
+    history = [
+        accepted(),
+        started("gitea-mirror"),
+        started("gitea-mirror", worker="other"),
+        succeeded("gitea-mirror", 2),
+    ]
+    run = fold(chain(history)).run
+    assert run is not None
+    assert run.step("gitea-mirror").result == "running"
+    assert run.step("gitea-mirror").worker == "other"
+
+
+def test_the_first_start_is_never_overwritten() -> None:
+    first = fold(chain([accepted()])).first_started_at
+    assert fold(chain([*whole_run(), accepted()])).first_started_at == first
+
+
+@pytest.mark.parametrize("place", range(1, 9))
+def test_percent_never_reaches_a_hundred_before_the_end(place: int) -> None:
+    shown = picture(fold(chain(whole_run()[: 1 + 2 * place])))
+    assert (shown["progressPercent"] == "100") is (place == 8)
+
+
+def test_nothing_is_shown_of_an_empty_log() -> None:
+    assert picture(State()) == {}
+
+
+def test_an_unknown_kind_keeps_the_chain_whole() -> None:
+    entries = chain([accepted()])
+    raw = entries[0].raw.replace(b"cutover.accepted.v1", b"cutover.later-word.v1", 1)
+    state = evolve(State(), Entry(1, "", raw))
+    assert state.count == 1
+    assert state.run is None
+
+
+def test_a_cancelled_run_shows_no_running_step() -> None:
+    history = [accepted(), started("gitea-mirror"), facts.Cancelled(operator="ann", request=9)]
+    state = fold(chain(history))
+    assert not state.active
+    assert picture(state)["step.gitea-mirror.result"] == ""

@@ -1,0 +1,74 @@
+"""Settings: named when wrong, before anything is connected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.entrypoints.settings import ConfigurationError, load, redactor
+
+GOOD = """
+nats: {{url: "nats://127.0.0.1:1"}}
+sovereign:
+  fqdn: sovereign.test
+  gitea: {{url: "http://127.0.0.1:1", login: {{username: u, password_file: {secret}}}}}
+  harbor: {{url: "http://127.0.0.1:1", host: harbor.sovereign.test, login: {{username: u, password_file: {secret}}}}}
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("CUTOVER_CONFIG", raising=False)
+    (tmp_path / "secret").write_text("correct-horse\n")
+    file = tmp_path / "settings.yaml"
+    file.write_text(GOOD.format(secret=tmp_path / "secret"))
+    return file
+
+
+def test_a_good_file_is_read(good: Path) -> None:
+    assert load(good).sovereign.proof.hold == 600
+
+
+def test_the_environment_overrides_the_file(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTOVER_NATS__URL", "nats://127.0.0.1:2")
+    monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__HOLD", "10")
+    loaded = load(good)
+    assert loaded.nats.url == "nats://127.0.0.1:2"
+    assert loaded.sovereign.proof.hold == 10
+    assert loaded.sovereign.fqdn == "sovereign.test"
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("fqdn: sovereign.test", "sovereign.fqdn (CUTOVER_SOVEREIGN__FQDN)"),
+        ('nats: {url: "nats://127.0.0.1:1"}', "nats (CUTOVER_NATS)"),
+    ],
+)
+def test_a_missing_setting_is_named_as_file_and_environment_spell_it(good: Path, line: str, named: str) -> None:
+    good.write_text(good.read_text().replace(line, ""))
+    with pytest.raises(ConfigurationError) as caught:
+        load(good)
+    assert named in str(caught.value)
+
+
+def test_a_typo_is_named(good: Path) -> None:
+    good.write_text(good.read_text() + "  proofs: {hold: 1}\n")
+    with pytest.raises(ConfigurationError, match=r"sovereign\.proofs"):
+        load(good)
+
+
+def test_a_secret_file_that_is_missing_is_named(good: Path) -> None:
+    (good.parent / "secret").unlink()
+    with pytest.raises(ConfigurationError, match=r"sovereign\.gitea\.login\.password_file"):
+        load(good)
+
+
+def test_a_file_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load(tmp_path / "absent.yaml")
+
+
+def test_known_secrets_are_taken_out_of_texts(good: Path) -> None:
+    assert redactor(load(good))("401 for u:correct-horse@host") == "401 for u:***@host"
