@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NODE, Object
 from workers.adapters.firewall import PRIVATE, NodeBlock
 from workers.entrypoints.node_agent import BLOCK_KEY
@@ -135,15 +137,25 @@ async def lift(world: World, *, token: int | None = None, only_expired_at: datet
     policy = None
     if await cluster.served(CILIUM_CLUSTERWIDE_POLICY):
         policy = await cluster.get(CILIUM_CLUSTERWIDE_POLICY, name)
-    if policy is not None and (
-        _newer(policy, token) or (only_expired_at is not None and not expired(policy, only_expired_at))
-    ):
+    known = await cluster.get(CONFIG_MAP, where.plan_config_map, where.namespace)
+    order = str(((known or {}).get("data") or {}).get(BLOCK_KEY, ""))
+    if policy is not None and _newer(policy, token):
+        return False
+    if only_expired_at is not None and _alive(policy, order, only_expired_at):
         return False
     lifted = policy is not None and await cluster.delete(CILIUM_CLUSTERWIDE_POLICY, name)
-    known = await cluster.get(CONFIG_MAP, where.plan_config_map, where.namespace)
-    if known is not None and BLOCK_KEY in (known.get("data") or {}):
+    if order:
         await _order_nodes(world, None)
-        lifted = True
-    if lifted and policy is not None and await cluster.get(CILIUM_CLUSTERWIDE_POLICY, name) is not None:
+    if policy is not None and await cluster.get(CILIUM_CLUSTERWIDE_POLICY, name) is not None:
         raise Stuck("BlockNotLifted", f"{name} is still there after it was deleted; delete it by hand")
-    return lifted
+    return lifted or bool(order)
+
+
+def _alive(policy: Object | None, order: str, now: datetime) -> bool:
+    """True while somebody's renewal of either part is not over."""
+    if policy is not None and not expired(policy, now):
+        return True
+    try:
+        return bool(order) and NodeBlock.model_validate_json(order).remaining(now) > 0
+    except ValidationError:
+        return False

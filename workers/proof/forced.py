@@ -1,0 +1,144 @@
+"""Work that cannot be done from a cache, forced under the block: sources, charts, a new commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from workers.adapters.cluster_answers import WaitedInVain
+from workers.adapters.cluster_kinds import (
+    GIT_REPOSITORY,
+    HELM_CHART,
+    HELM_RELEASE,
+    KUSTOMIZATION,
+    Object,
+    Seen,
+    key_of,
+)
+from workers.adapters.git import Remote
+from workers.errors import Stuck
+from workers.proof.health import condition
+from workers.world import Order, World
+
+PROOF_FILE = ".cutover/egress-proof.txt"
+
+
+async def commit(world: World, order: Order, at: datetime) -> str:
+    """A new commit in local Gitea, on the branch that Flux follows; its SHA."""
+    sovereign = world.sovereign
+    source = await _source(world)
+    branch = str((source["spec"].get("ref") or {}).get("branch") or sovereign.upstream_git.branch)
+    gitea = sovereign.gitea
+    remote = Remote(
+        f"{gitea.url.rstrip('/')}/{gitea.organisation}/{gitea.repository}.git",
+        gitea.login.username,
+        gitea.login.password(),
+    )
+    async with world.git.checkout(remote, branch) as tree:
+        file = tree.path / PROOF_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"run {order.run}, attempt {order.token}, egress blocked at {at.isoformat()}\n")
+        sha = await tree.commit("Sovereignty proof: a commit made while all egress is blocked")
+        if sha is None:
+            raise Stuck("NothingToCommit", f"{PROOF_FILE} already says this; is another proof running?")
+        await tree.push()
+    return sha
+
+
+async def _source(world: World) -> Object:
+    flux = world.sovereign.flux
+    source = await world.cluster.get(GIT_REPOSITORY, flux.git_repository, flux.namespace)
+    if source is None:
+        raise Stuck("NoGitRepository", f"GitRepository {flux.namespace}/{flux.git_repository} is not there")
+    return source
+
+
+async def flows(world: World, sha: str, token: str) -> str:
+    """The commit reached GitRepository and every Kustomization that follows it; says so in one line."""
+    flux, cluster = world.sovereign.flux, world.cluster
+    await cluster.request_reconcile(GIT_REPOSITORY, flux.git_repository, flux.namespace, token)
+
+    def fetched(obj: Object | None) -> bool:
+        artifact = ((obj or {}).get("status") or {}).get("artifact") or {}
+        return sha in str(artifact.get("revision", ""))
+
+    await cluster.wait(GIT_REPOSITORY, flux.git_repository, flux.namespace, fetched, flux.timeout)
+    names = {key_of(k) for k in await cluster.list(KUSTOMIZATION) if _follows(k, world)}
+    for namespace, name in names:
+        await cluster.request_reconcile(KUSTOMIZATION, name, namespace, token)
+    try:
+        await cluster.wait_all(KUSTOMIZATION, None, lambda s: all(applied(s.get(n), sha) for n in names), flux.timeout)
+    except WaitedInVain as late:
+        behind = ["/".join(n) for n in names if not applied(late.seen.get(n), sha)]
+        message = f"commit {sha[:12]} did not reach {', '.join(behind)} within {flux.timeout:g} s"
+        raise Stuck("CommitDidNotFlow", message) from None
+    return f"commit {sha} made in local Gitea reached {len(names)} Kustomizations"
+
+
+def applied(kustomization: Object | None, sha: str) -> bool:
+    """True when the commit is what the Kustomization applied last."""
+    status = (kustomization or {}).get("status") or {}
+    return sha in str(status.get("lastAppliedRevision", ""))
+
+
+def _follows(kustomization: Object, world: World) -> bool:
+    flux, spec = world.sovereign.flux, kustomization["spec"]
+    source = spec.get("sourceRef") or {}
+    namespace = source.get("namespace") or kustomization["metadata"]["namespace"]
+    wanted = ("GitRepository", flux.git_repository, flux.namespace)
+    return not spec.get("suspend") and (source.get("kind"), source.get("name"), namespace) == wanted
+
+
+def charts_of(releases: Iterable[Object]) -> dict[tuple[str, str], tuple[str, str]]:
+    """HelmChart that helm-controller made -> its HelmRelease. Only these may be deleted: they come back."""
+    found = {}
+    for release in releases:
+        chart = ((release["spec"].get("chart") or {}).get("spec")) or {}
+        if not chart or release["spec"].get("suspend"):
+            continue
+        namespace, name = key_of(release)
+        home = (chart.get("sourceRef") or {}).get("namespace") or namespace
+        found[home, f"{namespace}-{name}"] = (namespace, name)
+    return found
+
+
+def fresh(chart: Object | None, old_uid: str, since: datetime) -> bool:
+    """True when this is another object than before, with an artifact that was made under the block.
+
+    An old HelmChart with a pinned version answers from its cache without any request (source-controller,
+    chart/builder_remote.go); only a new object must download.
+    """
+    if chart is None or chart["metadata"].get("uid") == old_uid:
+        return False
+    artifact = (chart.get("status") or {}).get("artifact") or {}
+    made = artifact.get("lastUpdateTime")
+    ready = condition(chart, "Ready").get("status") == "True"
+    return ready and made is not None and datetime.fromisoformat(made) >= since.replace(microsecond=0)
+
+
+async def charts(world: World, since: datetime, token: str) -> str:
+    """Every chart downloaded again; says how many in one line."""
+    cluster, flux = world.cluster, world.sovereign.flux
+    owners = charts_of(await cluster.list(HELM_RELEASE))
+    present = {key_of(c): c for c in await cluster.list(HELM_CHART)}
+    uids = {k: str(present[k]["metadata"]["uid"]) for k in owners if k in present}
+    for namespace, name in uids:
+        await cluster.delete(HELM_CHART, name, namespace)
+        release_namespace, release = owners[namespace, name]
+        await cluster.request_reconcile(HELM_RELEASE, release, release_namespace, token)
+
+    def stale(seen: Seen) -> list[tuple[str, str]]:
+        return [k for k, uid in uids.items() if not fresh(seen.get(k), uid, since)]
+
+    try:
+        await cluster.wait_all(HELM_CHART, None, lambda s: not stale(s), flux.timeout)
+    except WaitedInVain as late:
+        names = [f"{'/'.join(k)} ({_message(late.seen.get(k))})" for k in stale(late.seen)]
+        message = f"not fetched again within {flux.timeout:g} s: {'; '.join(names[:5])}"
+        raise Stuck("ChartsNotFetched", message) from None
+    return f"{len(uids)} charts downloaded again from local Harbor"
+
+
+def _message(chart: Object | None) -> Any:
+    return "not there" if chart is None else condition(chart, "Ready").get("message", "no word yet")
