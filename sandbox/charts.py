@@ -119,9 +119,6 @@ spec:
           hostPath: {path: /var/lib/rancher/k3s/agent/etc/containerd/certs.d, type: DirectoryOrCreate}
 """
 
-DEAF_CATALYST_API = _CATALYST_API.replace("{{ .Values.catalystApi.gitopsRepoUrl }}", "{url}")
-"""A chart that does not listen to the value: the URL stands in the template (staged failure of step 7)."""
-
 
 @dataclass(frozen=True)
 class Bundle:

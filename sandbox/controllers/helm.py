@@ -28,6 +28,7 @@ from sandbox.controllers.source import read_chart
 from sandbox.controllers.storage import Storage
 
 MANAGER = "helm-controller"
+FORCE_AT = "reconcile.fluxcd.io/forceAt"
 RETRY = 2.0  # seconds; the real one takes spec.install.remediation and a backoff
 HISTORY = 5
 
@@ -127,7 +128,15 @@ class HelmReleases(Controller):
         config = config_digest(values)
         history: list[Object] = list(status.get("history") or [])
         last = history[0] if history else None
-        if last and (last["chartName"], last["chartVersion"], last["configDigest"]) == (bundle.name, version, config):
+        same = last and (last["chartName"], last["chartVersion"], last["configDigest"]) == (
+            bundle.name,
+            version,
+            config,
+        )
+        forced = _forced(obj)
+        if forced:
+            seen = {**seen, "lastHandledForceAt": forced}
+        if last and same and not forced:
             await self._ready(obj, "True", _reason(last), _message(last), seen)
             return
         namespace = spec.get("targetNamespace") or meta["namespace"]
@@ -227,6 +236,13 @@ def _shape(chart: Object | None) -> tuple[Any, ...]:
         return ()
     artifact = (chart.get("status") or {}).get("artifact") or {}
     return artifact.get("revision"), artifact.get("digest"), current(chart), is_true(chart)
+
+
+def _forced(obj: Object) -> str | None:
+    """A force request that equals the reconcile request and was not handled yet: one upgrade."""
+    token = (obj["metadata"].get("annotations") or {}).get(FORCE_AT)
+    handled = (obj.get("status") or {}).get("lastHandledForceAt")
+    return str(token) if token and token == requested(obj) and token != handled else None
 
 
 def _reason(snapshot: Object) -> str:
