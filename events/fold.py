@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from events.envelope import GENESIS, Event, Undecodable, data_of, read
 from events.flow import BY_SLUG, LAST, SLUGS, Step
@@ -210,7 +210,10 @@ def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int,
         case facts.StepWaiting() if data.token == old.token:
             step = replace(old, result="waiting", reason=data.reason, message=data.message, tries=data.tries, seen=seq)
         case facts.StepSucceeded() if data.token == old.token:
-            outcome = RESULTS[slug].model_validate(data.result)
+            try:
+                outcome = RESULTS[slug].model_validate(data.result)
+            except ValidationError:  # a success that cannot be read is none
+                return replace(state, run=_unreadable(run, slug, old, seq, at))
             step = replace(old, result="success", finished_at=at, seen=seq, outcome=outcome, reason="", message="")
             return _succeeded(state, run, slug, step, outcome)
         case facts.StepFailed() if data.token == old.token:
@@ -239,6 +242,14 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
         run, steps={**pending, data.step: step}, current=data.step, phase="running", finished_at=None,
         closed=False, failed_step="", reason="", message="",
     )  # fmt: skip
+
+
+def _unreadable(run: Run, slug: str, old: StepState, seq: int, at: datetime) -> Run:
+    why = "the result in the log is not of this version's shape; run the step again"
+    step = replace(old, result="failed", finished_at=at, seen=seq, reason="ResultUnreadable", message=why)
+    return replace(
+        _with(run, slug, step), phase="failed", failed_step=slug, finished_at=at, reason="ResultUnreadable", message=why
+    )
 
 
 def _pending(step: StepState) -> StepState:

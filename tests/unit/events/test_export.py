@@ -7,7 +7,7 @@ from histories import chain, whole_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.export import entries, line
+from events.export import Rewritten, entries, line
 from events.fold import fold
 from events.log import Entry
 
@@ -31,5 +31,5 @@ def test_a_changed_export_shows_as_a_break() -> None:
 
 
 def test_a_line_that_is_no_entry_is_named() -> None:
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(Rewritten, match="line 2"):
         list(entries([line(Entry(1, "s", b"{}")), b"{oops"]))
