@@ -12,13 +12,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
+from pydantic import BaseModel
 
 from events import flow
 from events.envelope import Event, Undecodable, admit
 from events.flow import Step
-from events.fold import Run, State
+from events.fold import Run, State, StepState
 from events.jetstream import Delivery, JetStreamLog, step_durable
 from events.journal import Journal
 from events.log import Conflict, Emit, LogUnavailable
@@ -30,13 +32,27 @@ from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble
 from workers.lease import Fenced, Lease, lost, now
 from workers.scribe import Scribe
-from workers.verdict import GiveUp, Limits, Retry, verdict
+from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
 from workers.world import Order, Report
 
 log = logging.getLogger("cutover.pool")
 
 Work = Callable[[Order, Report], Awaitable[StepResult]]
 """A step's `run` with its world already in hand."""
+
+
+Outcome = StepResult | Retry | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt that is ours until its lease is lost."""
+
+    run: Run
+    step: Step
+    attempt: int
+    token: int
+    delivery: Delivery
 
 
 @dataclass(frozen=True)
@@ -101,8 +117,8 @@ class Pool:
             case Hold():
                 await self._hold(state, delivery)
                 return False
-            case Do(run=run, attempt=attempt):
-                await self._do(run, step, attempt, trigger, delivery, state)
+            case Do():
+                await self._do(choice, step, trigger, delivery, state)
         return True
 
     def _lease_is_over(self) -> bool:
@@ -122,136 +138,118 @@ class Pool:
 
     # --- doing it ----------------------------------------------------------------------------------------------
 
-    async def _do(
-        self, run: Run, step: Step, attempt: int, trigger: facts.Trigger, delivery: Delivery, state: State
-    ) -> None:
+    async def _do(self, do: Do, step: Step, trigger: facts.Trigger, delivery: Delivery, state: State) -> None:
         """Claim, work, append the outcome, settle."""
         started = facts.StepStarted(
             step=step.slug, worker=self.scribe.worker, trigger=delivery.seq, after=trigger.after,
             lease_seconds=self.lease_seconds,
         )  # fmt: skip
-        token = await self.journal.append(self.scribe.step(run, attempt, started), if_seq=state.seq)
-        log.info("%s: attempt %d of run %s, token %d", step.slug, attempt, run.id, token)
+        token = await self.journal.append(self.scribe.step(do.run, do.attempt, started), if_seq=state.seq)
+        claim = Claim(do.run, step, do.attempt, token, delivery)
+        log.info("%s: attempt %d of run %s, token %d", step.slug, do.attempt, do.run.id, token)
         try:
-            outcome = await self._attempt(run, step, attempt, token, delivery)
-            await self._conclude(run, step, attempt, token, outcome, delivery)
+            await self._conclude(claim, await self._attempt(claim))
         except Fenced as fenced:
             log.warning("%s: stopped, %s", step.slug, fenced)
             await delivery.later(1.0)
 
-    async def _attempt(
-        self, run: Run, step: Step, attempt: int, token: int, delivery: Delivery
-    ) -> StepResult | Retry | GiveUp:
+    async def _attempt(self, claim: Claim) -> Outcome:
         """The step's own run beside its lease. Every exception ends here and becomes data. Raises Fenced."""
+        slug, run = claim.step.slug, claim.run
         lease = Lease(
-            self.journal, lambda data: self.scribe.progress(run, attempt, data, self.journal.state.count),
-            run=run.id, step=step.slug, worker=self.scribe.worker, token=token, seconds=self.lease_seconds,
-            delivery=delivery,
+            self.journal, lambda data: self.scribe.progress(run, claim.attempt, data, self.journal.state.count),
+            run=run.id, step=slug, worker=self.scribe.worker, token=claim.token, seconds=self.lease_seconds,
+            delivery=claim.delivery,
         )  # fmt: skip
-        outcome: StepResult | Retry | GiveUp | None = None
-        order = Order(run.id, step.slug, attempt, token, run.started_at, _results(run, step))
+        outcome: Outcome | None = None
+        order = Order(run.id, slug, claim.attempt, claim.token, run.started_at, _results(run, claim.step))
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as beside:
-                beside.start_soon(self._keep, lease, scope)
+                beside.start_soon(_keep, lease, scope)
                 try:
-                    outcome = await self.work[step.slug](order, lease.report)
+                    outcome = await self.work[slug](order, lease.report)
                 except Exception as error:  # whatever a step raises becomes a verdict
-                    log.info("%s: %s", step.slug, self.scribe.redact(repr(error)), exc_info=_unforeseen(error))
-                    outcome = self._judge(error, step)
+                    outcome = self._judge(error, claim)
                 beside.cancel_scope.cancel()
         if outcome is None or lease.lost:
             raise Fenced(lease.lost or "the lease was lost")
         return outcome
 
-    async def _keep(self, lease: Lease, scope: anyio.CancelScope) -> None:
-        try:
-            await lease.keep(scope)
-        except* Fenced as group:
-            lease.lost = str(group.exceptions[0])
-            scope.cancel()
+    def _judge(self, error: Exception, claim: Claim) -> Retry | GiveUp:
+        """The verdict on an error, from how often and how long this trigger has been tried."""
+        cause = plainest(error)
+        log.info("%s: %s", claim.step.slug, cause, exc_info=None if isinstance(cause, Trouble) else error)
+        mine = self._mine(claim)
+        elapsed = (now() - mine.tried_since).total_seconds() if mine.tried_since else 0.0
+        return verdict(cause, mine.tries + 1, elapsed, self.limits)
 
-    def _judge(self, error: Exception, step: Step) -> Retry | GiveUp:
-        state = self.journal.state.run
-        mine = state.step(step.slug) if state else None
-        tries = (mine.tries if mine else 0) + 1
-        since = mine.tried_since if mine else None
-        elapsed = (now() - since).total_seconds() if since else 0.0
-        return verdict(error, tries, elapsed, self.limits)
+    def _mine(self, claim: Claim) -> StepState:
+        """The step as the journal has it now."""
+        return (self.journal.state.run or claim.run).step(claim.step.slug)
 
-    async def _conclude(
-        self, run: Run, step: Step, attempt: int, token: int, outcome: StepResult | Retry | GiveUp,
-        delivery: Delivery,
-    ) -> None:  # fmt: skip
-        """Append what came of it, as long as the step is ours; then settle."""
-        worker = self.scribe.worker
+    async def _conclude(self, claim: Claim, outcome: Outcome) -> None:
+        """Append what came of it, as long as the step is ours; then settle, or let the trigger come again."""
+        following = flow.after(claim.step)
+        emit = None
+        if following is not None and isinstance(outcome, StepResult):
+            emit = self.scribe.trigger(claim.run, following, claim.token)
+        await self._append_ours(claim, self._fact(claim, outcome), emit)
+        if isinstance(outcome, Retry):
+            await claim.delivery.later(outcome.after)
+            return
+        if emit is None:
+            await self._follow_up(self.journal.state.run or claim.run, claim.step)
+        await claim.delivery.settle()
+
+    def _fact(self, claim: Claim, outcome: Outcome) -> facts.StepWaiting | facts.StepFailed | facts.StepSucceeded:
+        """What the journal shall say of the outcome."""
+        ours: dict[str, Any] = {"step": claim.step.slug, "worker": self.scribe.worker, "token": claim.token}
         match outcome:
-            case Retry():
-                mine = run.step(step.slug)
-                live = self.journal.state.run
-                tries = (live.step(step.slug).tries if live else mine.tries) + 1
-                fact: facts.StepWaiting | facts.StepFailed | facts.StepSucceeded = facts.StepWaiting(
-                    step=step.slug, worker=worker, token=token, reason=outcome.reason,
-                    message=self.scribe.redact(outcome.message), after_seconds=outcome.after, tries=tries,
-                )  # fmt: skip
-                await self._append_ours(run, step, attempt, token, fact, None)
-                await delivery.later(outcome.after)
-                return
-            case GiveUp():
-                fact = facts.StepFailed(
-                    step=step.slug, worker=worker, token=token, reason=outcome.reason,
-                    message=self.scribe.redact(outcome.message),
-                )  # fmt: skip
+            case Retry(after=after, reason=reason, message=message):
+                said = self.scribe.redact(message)
+                tries = self._mine(claim).tries + 1
+                return facts.StepWaiting(**ours, reason=reason, message=said, after_seconds=after, tries=tries)
+            case GiveUp(reason=reason, message=message):
+                return facts.StepFailed(**ours, reason=reason, message=self.scribe.redact(message))
             case _:
-                fact = facts.StepSucceeded(
-                    step=step.slug, worker=worker, token=token, result=outcome.model_dump(mode="json")
-                )
-        await self._append_ours(run, step, attempt, token, fact, delivery)
-        ended = (await self.journal.refresh()).run
-        if ended is not None and ended.id == run.id:
-            await self._follow_up(ended, step)
-        await delivery.settle()
+                return facts.StepSucceeded(**ours, result=outcome.model_dump(mode="json"))
 
-    async def _append_ours(
-        self, run: Run, step: Step, attempt: int, token: int,
-        fact: facts.StepWaiting | facts.StepFailed | facts.StepSucceeded, delivery: Delivery | None,
-    ) -> None:  # fmt: skip
+    async def _append_ours(self, claim: Claim, fact: BaseModel, emit: Emit | None) -> None:
         """Append under our token; a conflict that is not about our step is tried again. Raises Fenced."""
         while True:
-            following = flow.after(step) if isinstance(fact, facts.StepSucceeded) else None
-            emit: Emit | None = self.scribe.trigger(run, following, token) if following else None
             try:
-                await self.journal.append(self.scribe.step(run, attempt, fact), emit)
+                await self.journal.append(self.scribe.step(claim.run, claim.attempt, fact), emit)
                 return
             except Conflict:
-                why = lost(await self.journal.refresh(), run.id, step.slug, token)
+                why = lost(await self.journal.refresh(), claim.run.id, claim.step.slug, claim.token)
                 if why:
                     raise Fenced(why) from None
 
     async def _follow_up(self, run: Run, step: Step) -> None:
         """What must stand behind a finished step: the next trigger, `completed`, or `failed`. Safe to repeat."""
-        mine = run.step(step.slug)
+        mine, following = run.step(step.slug), flow.after(step)
         if mine.result == "failed" and not run.closed:
             ended = facts.Failed(step=step.slug, reason=mine.reason, message=mine.message)
             await self.journal.append(self.scribe.run(run, f"failed.{mine.token}", ended))
-            return
-        if mine.result != "success":
-            return
-        following = flow.after(step)
-        if following is not None:
+        elif mine.result == "success" and following is not None:
             if run.step(following.slug).after != mine.token:
                 await self.stream.publish(self.scribe.trigger(run, following, mine.token))
-        elif not run.closed and all(run.succeeded(each) for each in flow.STEPS):
-            done = facts.Completed(
-                evidence_digest=run.digest, rehearsal=bool(getattr(mine.outcome, "rehearsal", False))
-            )
+        elif mine.result == "success" and not run.closed and all(run.succeeded(each) for each in flow.STEPS):
+            shortened = bool(getattr(mine.outcome, "rehearsal", False))
+            done = facts.Completed(evidence_digest=run.digest, rehearsal=shortened)
             await self.journal.append(self.scribe.run(run, f"completed.{mine.token}", done))
+
+
+async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
+    """Renew the lease; when it is lost, stop the step."""
+    try:
+        await lease.keep(scope)
+    except* Fenced as group:
+        lease.lost = str(group.exceptions[0])
+        scope.cancel()
 
 
 def _results(run: Run, step: Step) -> dict[str, StepResult]:
     """Results of the steps before this one."""
     found = ((before.slug, run.step(before.slug).outcome) for before in flow.before(step))
     return {slug: outcome for slug, outcome in found if outcome is not None}
-
-
-def _unforeseen(error: Exception) -> bool:
-    return not isinstance(error, Trouble)

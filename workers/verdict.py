@@ -56,3 +56,15 @@ def verdict(
     if tries >= allowed or elapsed + after > limits.total:
         return GiveUp(reason, f"{message} (given up after {tries} tries in {elapsed:.0f} s)")
     return Retry(after, reason, message)
+
+
+def plainest(error: Exception) -> Exception:
+    """The one error that says most of a group: what needs a person, else what waits, else the first."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    leaves = [plainest(each) for each in error.exceptions]
+    for kind in (Stuck, Wait):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return leaves[0]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.errors import Stuck, Wait
-from workers.verdict import GiveUp, Limits, Retry, verdict
+from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
 
 LIMITS = Limits(waits=10, blips=3, total=100, longest=20)
 
@@ -35,3 +35,9 @@ def test_a_defect_is_tried_a_few_times_and_keeps_its_name() -> None:
     assert isinstance(last, GiveUp)
     assert last.reason == "Unexpected"
     assert "KeyError" in last.message
+
+
+def test_of_a_group_what_needs_a_person_counts_most() -> None:
+    stuck, wait = Stuck("Denied", "401"), Wait("Busy", "503")
+    assert plainest(ExceptionGroup("", [KeyError("x"), wait, ExceptionGroup("", [stuck])])) is stuck
+    assert plainest(ExceptionGroup("", [KeyError("x"), wait])) is wait
