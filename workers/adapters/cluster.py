@@ -290,7 +290,7 @@ class Cluster:
                             known[key_of(obj)] = obj
                         yield change, obj
             except Expired:
-                continue
+                await anyio.sleep(pause(1, None))
 
     async def _changes(self, kind: Kind, namespace: str | None, selectors: Mapping[str, str], version: str) -> Changes:
         """Changes since a resourceVersion, over as many connections as it takes. Raises Expired on 410."""
@@ -310,6 +310,8 @@ class Cluster:
                         version = str(obj["metadata"]["resourceVersion"])
                         if change != "BOOKMARK":
                             yield change, obj
+            except Absent as error:
+                raise Wait("KindVanished", f"watch {kind.resource}: 404, its CRD went away") from error
             except (ClientError, OSError, TimeoutError, Unavailable) as error:
                 failures += 1
                 if failures >= TRIES:

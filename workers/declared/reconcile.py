@@ -1,0 +1,138 @@
+"""Make Flux act now, and wait until it did what was asked, by watching."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import anyio
+
+from workers import flux
+from workers.adapters.cluster import KUSTOMIZATION, Cluster, Kind, Object, Seen, WaitedInVain, key_of
+from workers.errors import Stuck, Wait
+
+Thing = TypeVar("Thing")
+Key = tuple[str, str]
+"""(namespace, name)."""
+
+GRACE = 15.0
+"""Seconds after which what keeps failing is called failed: Flux's own first retries lie within."""
+AT_ONCE = 16
+"""Requests to the API server that are under way at the same time."""
+
+
+def new_token() -> str:
+    """A reconcile request that no one made before; Flux's own CLI writes the time too."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+async def each(things: Iterable[Thing], do: Callable[[Thing], Awaitable[object]]) -> None:
+    """Do it for every thing, several at once; the first trouble ends the others and is raised by itself."""
+    limit = anyio.Semaphore(AT_ONCE)
+    troubles: list[Exception] = []
+
+    async def one(thing: Thing) -> None:
+        async with limit:
+            if troubles:
+                return
+            try:
+                await do(thing)
+            except Exception as error:
+                troubles.append(error)
+                group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for thing in things:
+            group.start_soon(one, thing)
+    if troubles:
+        raise troubles[0]
+
+
+async def request(cluster: Cluster, kind: Kind, keys: Iterable[Key]) -> str:
+    """Ask for a reconcile of each; the token to wait for."""
+    token = new_token()
+    await each(keys, lambda key: cluster.request_reconcile(kind, key[1], key[0], token))
+    return token
+
+
+async def settled(
+    cluster: Cluster,
+    kind: Kind,
+    wanted: Mapping[Key, str | None],
+    timeout: float,
+    *,
+    token: str | None = None,
+) -> Seen:
+    """All objects of the kind, once each wanted one has converged, at its revision when one is given.
+
+    Raises Stuck `<Kind>Suspended` or `<Kind>Failed` where waiting cannot help, else Wait `<Kind>NotReady`.
+    """
+
+    def verdicts(seen: Seen) -> dict[Key, flux.Verdict]:
+        return {key: flux.converged(seen.get(key), revision, token) for key, revision in wanted.items()}
+
+    def over(seen: Seen) -> bool:
+        found = verdicts(seen).values()
+        return all(v.state is flux.State.READY for v in found) or any(v.final for v in found)
+
+    seen = await patiently(cluster, kind, over, lambda s: lagging(verdicts(s)), timeout)
+    for key, verdict in verdicts(seen).items():
+        if verdict.final:
+            suspended = verdict.state is flux.State.SUSPENDED
+            raise Stuck(f"{kind.kind}{'Suspended' if suspended else 'Failed'}", f"{'/'.join(key)}: {verdict}")
+    return seen
+
+
+def lagging(verdicts: Mapping[Key, flux.Verdict]) -> dict[Key, flux.Verdict]:
+    """Those that have not converged."""
+    return {key: v for key, v in verdicts.items() if v.state is not flux.State.READY}
+
+
+async def patiently(
+    cluster: Cluster,
+    kind: Kind,
+    over: Callable[[Seen], bool],
+    late: Callable[[Seen], Mapping[Key, flux.Verdict]],
+    timeout: float,
+) -> Seen:
+    """All objects of the kind, once it is over. Gives up early when every late one has failed and stays so."""
+    end = time.monotonic() + timeout
+    failing: frozenset[Key] = frozenset()
+    while True:
+        try:
+            return await cluster.wait_all(kind, None, over, min(GRACE, max(0.1, end - time.monotonic())))
+        except WaitedInVain as vain:
+            laggards = late(vain.seen)
+            failed = frozenset(k for k, v in laggards.items() if v.state is flux.State.FAILED)
+            hopeless = bool(failed) and failed == failing and failed == laggards.keys()
+            if hopeless or time.monotonic() >= end:
+                raise Wait(f"{kind.kind}NotReady", told(laggards)) from None
+            failing = failed
+
+
+def told(laggards: Mapping[Key, flux.Verdict], most: int = 5) -> str:
+    """The late ones in words, a few of them by name."""
+    words = [f"{'/'.join(key)}: {verdict}" for key, verdict in sorted(laggards.items())[:most]]
+    more = [f"and {len(laggards) - most} more"] if len(laggards) > most else []
+    return "; ".join([*words, *more]) or "nothing is late, and yet the time is up"
+
+
+async def applied(
+    cluster: Cluster,
+    kustomizations: Iterable[Object],
+    commit: str,
+    timeout: float,
+    *,
+    must: frozenset[Key] = frozenset(),
+) -> None:
+    """Every Kustomization has run again and applied the commit, in the order of their dependencies.
+
+    A suspended one applies nothing, so it is left alone; unless it is among `must`, then Stuck.
+    """
+    active = [k for k in kustomizations if not (k.get("spec") or {}).get("suspend") or key_of(k) in must]
+    for level in flux.in_order(active):
+        keys = [flux.key(k) for k in level]
+        token = await request(cluster, KUSTOMIZATION, keys)
+        await settled(cluster, KUSTOMIZATION, dict.fromkeys(keys, commit), timeout, token=token)

@@ -1,0 +1,146 @@
+"""Make every chart come from local Harbor for real.
+
+A HelmChart with a pinned version and a cached archive makes no network request at all, whatever is asked of it
+(source-controller `builder_remote.go`). Only a new HelmChart object must fetch; so each is deleted and its owner
+makes it again. The Helm release is untouched by that: same name, same version, same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from workers import flux
+from workers.adapters.cluster import HELM_CHART, HELM_RELEASE, KUSTOMIZATION, Cluster, Exists, Object, Seen, key_of
+from workers.declared.reconcile import Key, each, lagging, patiently, request, settled
+from workers.errors import Stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Fetches:
+    """Charts to fetch again, by who makes them anew; and those nobody would make anew now."""
+
+    by_release: Mapping[Key, Key]
+    """HelmChart -> HelmRelease."""
+    by_kustomization: Mapping[Key, Key]
+    by_us: tuple[Key, ...]
+    """Applied by hand once: no controller would bring them back."""
+    dormant: tuple[Key, ...]
+    """Their HelmRelease is suspended."""
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All that are to be fetched again."""
+        return (*self.by_release, *self.by_kustomization, *self.by_us)
+
+
+def stale(chart: Object, repository: Object) -> bool:
+    """True unless the archive was surely fetched from where the repository points now."""
+    since, fetched = flux.field_set_at(repository, "spec", "url"), flux.fetched_at(chart)
+    return fetched is None or since is None or fetched < since
+
+
+def fetches(charts: Iterable[Object], repositories: Mapping[Key, Object], releases: Mapping[Key, Object]) -> Fetches:
+    """Which charts of these (local) repositories are still copies from before they were local."""
+    makers = {_chart_of(release): key for key, release in releases.items()}
+    by_release: dict[Key, Key] = {}
+    by_kustomization: dict[Key, Key] = {}
+    by_us: list[Key] = []
+    dormant: list[Key] = []
+    for chart in charts:
+        key, source = key_of(chart), flux.source_of(chart, "HelmRepository")
+        if source is None or source not in repositories or not stale(chart, repositories[source]):
+            continue
+        release = makers.get(key) or flux.owner(chart, flux.OWNED_BY_RELEASE)
+        if release is not None and release in releases:
+            if releases[release]["spec"].get("suspend"):
+                dormant.append(key)
+            else:
+                by_release[key] = release
+        elif owner := flux.owner(chart, flux.OWNED_BY_KUSTOMIZATION):
+            by_kustomization[key] = owner
+        else:
+            by_us.append(key)
+    return Fetches(by_release, by_kustomization, tuple(by_us), tuple(dormant))
+
+
+def _chart_of(release: Object) -> Key:
+    namespace, _, name = str((release.get("status") or {}).get("helmChart") or "").partition("/")
+    return namespace, name
+
+
+def differences(before: Mapping[Key, Object], after: Seen) -> list[str]:
+    """Charts whose content changed with their source. A repackaged one (valuesFiles) has no stable digest."""
+    found = []
+    for key, chart in before.items():
+        old = (chart.get("status") or {}).get("artifact") or {}
+        new = (after[key].get("status") or {}).get("artifact") or {}
+        digests = old.get("digest") != new.get("digest") and not chart["spec"].get("valuesFiles")
+        if old and (old.get("revision") != new.get("revision") or digests):
+            found.append(f"{'/'.join(key)}: was {old.get('revision')} {old.get('digest')}, is {new.get('digest')}")
+    return found
+
+
+async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, timeout: float) -> int:
+    """Every planned chart was made anew, downloaded, and is what it was before. How many."""
+    before = {key: charts[key] for key in plan.keys}
+    await each(before, lambda key: cluster.delete(HELM_CHART, key[1], key[0]))
+    await each(plan.by_us, lambda key: _make_again(cluster, before[key]))
+    await request(cluster, HELM_RELEASE, set(plan.by_release.values()))
+    await request(cluster, KUSTOMIZATION, set(plan.by_kustomization.values()))
+
+    def verdicts(seen: Seen) -> dict[Key, flux.Verdict]:
+        return {key: _fetched(chart, seen.get(key)) for key, chart in before.items()}
+
+    after = await patiently(
+        cluster, HELM_CHART, lambda seen: not lagging(verdicts(seen)), lambda seen: lagging(verdicts(seen)), timeout
+    )
+    if changed := differences(before, after):
+        words = "; ".join(changed[:5])
+        raise Stuck("ChartDiffers", f"local Harbor serves other bytes than upstream did: {words}; mirror them again")
+    return len(before)
+
+
+def _fetched(before: Object, now: Object | None) -> flux.Verdict:
+    if now is None or now["metadata"]["uid"] == before["metadata"]["uid"]:
+        return flux.Verdict(flux.State.WAITING, "NotMadeAnew", "its owner has not made it again yet")
+    verdict = flux.converged(now)
+    if verdict.state is flux.State.READY and flux.fetched_at(now) is None:
+        return flux.Verdict(flux.State.WAITING, "NoArtifact", "it has no artifact yet")
+    return verdict
+
+
+async def _make_again(cluster: Cluster, chart: Object) -> None:
+    meta = chart["metadata"]
+    kept = {key: meta[key] for key in ("name", "namespace", "labels", "annotations") if key in meta}
+    try:
+        await cluster.create(HELM_CHART, {"metadata": kept, "spec": chart["spec"]})
+    except Exists:
+        return
+
+
+async def releases_ready(cluster: Cluster, before: Mapping[Key, Object], timeout: float) -> None:
+    """Every HelmRelease that is not suspended is Ready again, and none was upgraded by all this."""
+    active = [key for key, release in before.items() if not release["spec"].get("suspend")]
+    token = await request(cluster, HELM_RELEASE, active)
+    after = await settled(cluster, HELM_RELEASE, dict.fromkeys(active), timeout, token=token)
+    if upgraded := moved(before, after, active):
+        message = f"{', '.join(upgraded[:5])}: a new Helm revision of the same chart, version and values"
+        raise Stuck("ReleaseUpgraded", f"{message}; pivoting a source must not do that")
+
+
+def moved(before: Mapping[Key, Object], after: Seen, keys: Collection[Key]) -> list[str]:
+    """Releases with a new Helm revision though neither chart nor values changed."""
+    found = []
+    for key in keys:
+        old, new = _newest(before[key]), _newest(after[key])
+        same = all(old.get(part) == new.get(part) for part in ("chartName", "chartVersion", "configDigest"))
+        if old and same and old.get("version") != new.get("version"):
+            found.append("/".join(key))
+    return found
+
+
+def _newest(release: Object) -> Mapping[str, object]:
+    history = (release.get("status") or {}).get("history") or [{}]
+    newest: Mapping[str, object] = history[0]
+    return newest

@@ -1,0 +1,198 @@
+"""Which chart and package sources stand upstream, and what they shall say instead. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workers import flux
+from workers.adapters.cluster_kinds import (
+    CONFIGURATION,
+    FUNCTION,
+    HELM_RELEASE,
+    HELM_REPOSITORY,
+    OCI_REPOSITORY,
+    PROVIDER,
+    Kind,
+    Object,
+    key_of,
+    name_of,
+    namespace_of,
+)
+from workers.declared.changes import Change, Path
+from workers.errors import Stuck
+from workers.sovereign import Sovereign
+
+REPOSITORIES = (HELM_REPOSITORY, OCI_REPOSITORY)
+PACKAGE_KINDS = (PROVIDER, CONFIGURATION, FUNCTION)
+KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in (*REPOSITORIES, *PACKAGE_KINDS)}
+
+DEFAULT_PACKAGE_HOST = "xpkg.upbound.io"
+"""What Crossplane up to 1.19 takes for a package that names no host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every change, each with the object as it is; and whose sources are none of the mothership's."""
+
+    changes: tuple[tuple[Change, Object], ...]
+    foreign: tuple[str, ...]
+    """Sources of third parties, left alone."""
+
+
+def plan(
+    objects: Iterable[Object],
+    sovereign: Sovereign,
+    *,
+    public: Collection[str],
+    releases: Mapping[tuple[str, str], Object],
+) -> Plan:
+    """What must change so that no source stands upstream. `public` are the projects anyone may read."""
+    changes: list[tuple[Change, Object]] = []
+    foreign: list[str] = []
+    for obj in objects:
+        change = wanted(obj, sovereign, public)
+        if change is None:
+            if not is_local(address(obj), sovereign):
+                foreign.append(f"{obj['kind']} {'/'.join(filter(None, key_of(obj)))} ({host_of(address(obj))})")
+        elif (release := rendered_by(obj)) is not None:
+            changes.append((_in_values(obj, change, release, releases), releases[release]))
+        else:
+            changes.append((change, obj))
+    return Plan(tuple(_together(changes)), tuple(foreign))
+
+
+def _together(changes: Iterable[tuple[Change, Object]]) -> list[tuple[Change, Object]]:
+    """One change an object: two sources may be rendered from the values of one release."""
+    merged: dict[tuple[str, str, str], tuple[Change, Object]] = {}
+    for change, obj in changes:
+        key = (change.kind.kind, change.namespace, change.name)
+        fields = {**merged[key][0].fields, **change.fields} if key in merged else change.fields
+        merged[key] = (replace(change, fields=fields), obj)
+    return list(merged.values())
+
+
+def wanted(obj: Object, sovereign: Sovereign, public: Collection[str]) -> Change | None:
+    """What this source shall say; None when it already is local, or not the mothership's at all."""
+    kind = KINDS[obj["kind"]]
+    new = local_address(address(obj), sovereign)
+    if new is None:
+        return None
+    if kind in PACKAGE_KINDS:
+        return Change(kind, "", name_of(obj), {("spec", "package"): new})
+    fields: dict[Path, str | bool] = {("spec", "url"): f"oci://{new}"}
+    absent: list[Path] = []
+    if kind is HELM_REPOSITORY:
+        fields["spec", "type"] = "oci"
+    _say_trust(fields, obj, sovereign)
+    if "secretRef" in obj["spec"]:
+        # source-controller refuses a pull secret without an entry for exactly the url's host.
+        if project_of(new) in public:
+            absent.append(("spec", "secretRef"))
+        else:
+            fields["spec", "secretRef", "name"] = sovereign.flux.registry_secret
+    return Change(kind, namespace_of(obj), name_of(obj), fields, tuple(absent))
+
+
+def _say_trust(fields: dict[Path, str | bool], obj: Object, sovereign: Sovereign) -> None:
+    """Plain HTTP and a private CA are said per source: OCI sources cannot skip verification."""
+    if sovereign.harbor.scheme == "http":
+        fields["spec", "insecure"] = True
+    elif obj["spec"].get("insecure"):
+        fields["spec", "insecure"] = False
+    if sovereign.harbor.ca_file is not None:
+        fields["spec", "certSecretRef", "name"] = ca_secret(sovereign)
+
+
+def ca_secret(sovereign: Sovereign) -> str:
+    """Name of the Secret with the CA of local Harbor."""
+    return f"{sovereign.flux.registry_secret}-ca"
+
+
+def address(obj: Object) -> str:
+    """Where a source points: its url, or its package reference."""
+    spec = obj["spec"]
+    return str(spec["package"] if KINDS[obj["kind"]] in PACKAGE_KINDS else spec["url"])
+
+
+def local_address(said: str, sovereign: Sovereign) -> str | None:
+    """`oci://ghcr.io/openova-io/x` -> `harbor.<fqdn>/openova-io/x`; None for what is not upstream's.
+
+    Charts of the mothership have a project of their own; everything else goes by its host's project.
+    """
+    scheme, bare = _split(said)
+    harbor, ship = sovereign.harbor.host, sovereign.mothership
+    prefix = ship.chart_prefix.rstrip("/")
+    if scheme and (bare == prefix or bare.startswith(prefix + "/")):
+        return f"{harbor}/{ship.chart_project}{bare[len(prefix) :]}"
+    host, _, path = bare.partition("/")
+    if host == ship.registry and path:
+        # The mothership's Harbor holds projects of the same names (docs: harbor.openova.io/proxy-*).
+        return f"{harbor}/{path}"
+    project = sovereign.project_of(host)
+    # Plain chart repositories of upstream hosts (https) have no OCI path to map.
+    if project is None or not path or (scheme and scheme != "oci"):
+        return None
+    return f"{harbor}/{project}/{path}"
+
+
+def is_local(said: str, sovereign: Sovereign) -> bool:
+    """True for an address in local Harbor."""
+    return host_of(said) == sovereign.harbor.host
+
+
+def host_of(said: str) -> str:
+    """Host and port of an address."""
+    return _split(said)[1].partition("/")[0]
+
+
+def project_of(bare: str) -> str:
+    """The Harbor project of `host/project/rest`."""
+    return bare.split("/")[1]
+
+
+def _split(said: str) -> tuple[str, str]:
+    """(scheme, the rest without a trailing slash). A package without a host gets Crossplane's default."""
+    scheme, found, rest = said.rstrip("/").rpartition("://")
+    if found:
+        return scheme, rest
+    first = rest.partition("/")[0]
+    hosted = "/" in rest and ("." in first or ":" in first or first == "localhost")
+    return "", rest if hosted else f"{DEFAULT_PACKAGE_HOST}/{rest}"
+
+
+def rendered_by(obj: Object) -> tuple[str, str] | None:
+    """The HelmRelease whose chart rendered this object; ("", release) when Helm did without Flux."""
+    if owner := flux.owner(obj, flux.OWNED_BY_RELEASE):
+        return owner
+    labels = obj["metadata"].get("labels") or {}
+    if labels.get("app.kubernetes.io/managed-by") != "Helm":
+        return None
+    notes = obj["metadata"].get("annotations") or {}
+    return "", str(notes.get("meta.helm.sh/release-name", "unknown"))
+
+
+def _in_values(
+    obj: Object, change: Change, release: tuple[str, str], releases: Mapping[tuple[str, str], Object]
+) -> Change:
+    """The change said in the values of the release that renders the object. Raises Stuck where it cannot be."""
+    who = f"{change} is rendered by Helm release {'/'.join(filter(None, release))}"
+    if release not in releases:
+        raise Stuck("RenderedByHelm", f"{who}, which Flux does not manage; change its values, then run this again")
+    found = list(_places(releases[release]["spec"].get("values") or {}, address(obj)))
+    if not found:
+        raise Stuck("RenderedByHelm", f"{who}, whose values do not hold {address(obj)}; set it there first")
+    new = change.fields.get(("spec", "package")) or change.fields["spec", "url"]
+    return Change(HELM_RELEASE, *release, {("spec", "values", *path): new for path in found})
+
+
+def _places(part: Any, text: str, path: Path = ()) -> Iterator[Path]:
+    if part == text:
+        yield path
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from _places(value, text, (*path, str(key)))
+    elif isinstance(part, list):
+        for number, value in enumerate(part):
+            yield from _places(value, text, (*path, number))
