@@ -513,7 +513,9 @@ def consumer_configs(broker: Broker) -> tuple[ConsumerConfig, ...]:
         )
 
     steps = [durable(step_durable(step.number), [trigger(step)]) for step in STEPS]
-    return (*steps, durable(ADMISSION, [REQUESTED, CANCEL]), durable(REGISTRAR, [ALL]))
+    registrar = durable(REGISTRAR, [ALL])
+    registrar.ack_policy, registrar.max_ack_pending = AckPolicy.ALL, 1000  # it reads much and keeps little
+    return (*steps, durable(ADMISSION, [REQUESTED, CANCEL]), registrar)
 
 
 ADMISSION: Final = "admission"

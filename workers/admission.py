@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import anyio
+
 from events import flow, subjects
 from events.envelope import Event, Undecodable, admit
 from events.fold import State, evolve
@@ -126,18 +128,37 @@ class Registrar:
     def __init__(self, stream: JetStreamLog, scribe: Scribe) -> None:
         self._stream, self._scribe = stream, scribe
         self._state = State()
+        self._read: Delivery | None = None
+        self._news = anyio.Event()
 
     async def serve(self) -> None:
-        """For ever."""
-        async for delivery in self._stream.deliveries(REGISTRAR):
+        """For ever. Its acks cover all that went before, so one a second is enough; a repeat does no harm."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._settle)
+            async for delivery in self._stream.deliveries(REGISTRAR):
+                await self._look(delivery)
+                self._read = delivery
+                self._news.set()
+
+    async def _look(self, delivery: Delivery) -> None:
+        while True:
             try:
                 if stray := await self._stray(delivery):
-                    await _reject(self._stream, self._scribe, delivery, *stray)
-                else:
-                    await delivery.settle()
+                    reason, message = stray
+                    log.warning("stray on %s at %s: %s", delivery.subject, delivery.seq, reason)
+                    await self._stream.publish(self._scribe.rejected(delivery, reason, message))
+                return
             except LogUnavailable as error:
-                log.warning("%s; the message will come again", error)
-                await delivery.later(1.0)
+                log.warning("%s; trying again", error)
+                await anyio.sleep(1)
+
+    async def _settle(self) -> None:
+        while True:
+            await self._news.wait()
+            await anyio.sleep(1)
+            self._news = anyio.Event()
+            if self._read is not None:
+                await self._read.settle()
 
     async def _stray(self, delivery: Delivery) -> tuple[str, str] | None:
         subject = delivery.subject

@@ -88,14 +88,20 @@ class Pool:
             await self._refuse(delivery, Refuse("Undecodable", str(error)))
             return
         assert isinstance(data, facts.Trigger)  # noqa: S101  admit() checked the kind
-        while True:
+        # What we know already is enough to claim, since the claim is a compare-and-set; every other decision is
+        # made on the leader's newest entry.
+        state = self.journal.state
+        choice = decide(state, step, data, delivery.seq, lease_over=self._lease_is_over())
+        if not isinstance(choice, Do):
             state = await self.journal.refresh()
+        while True:
             choice = decide(state, step, data, delivery.seq, lease_over=self._lease_is_over())
             try:
                 if await self._act(choice, step, event, data, delivery, state):
                     return
             except Conflict:
-                continue  # someone was faster: read on, decide again
+                log.debug("%s: someone was faster; deciding again", step.slug)
+            state = await self.journal.refresh()
 
     async def _act(
         self, choice: decisions.Decision, step: Step, event: Event, trigger: facts.Trigger, delivery: Delivery,
