@@ -21,6 +21,7 @@ from events.log import Conflict, LogUnavailable
 from schemas.events import StepProgress
 from schemas.progress import Progress
 
+GRACE = 0.05  # seconds in which a step may be done before anyone looks after its lease
 PACE = 0.5  # seconds between two progress events, at least
 
 
@@ -48,6 +49,7 @@ class Lease:
 
     async def keep(self, scope: anyio.CancelScope) -> None:
         """Renew for ever; cancel `scope` when the lease is lost. Run it beside the step."""
+        await anyio.sleep(GRACE)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_for_others, scope)
             tasks.start_soon(self._watch_the_clock, scope)
