@@ -29,9 +29,10 @@ def plan(sovereign: Sovereign) -> NodePlan:
     """The registry configuration every node shall have: each mapped host, and the mothership's own registry."""
     base = f"{sovereign.harbor.scheme}://{sovereign.harbor.host}/v2"
     mirrors = [Mirror(host=u.host, endpoint=f"{base}/{u.project}") for u in sovereign.upstreams]
-    registry, project = sovereign.mothership.registry, sovereign.mothership.chart_project
+    registry = sovereign.mothership.registry
     if registry not in {m.host for m in mirrors}:
-        mirrors.append(Mirror(host=registry, endpoint=f"{base}/{project}"))
+        # References to it keep their path whole (adapters/oci/places): its projects exist here too.
+        mirrors.append(Mirror(host=registry, endpoint=base))
     return NodePlan(registry=sovereign.harbor.host, mirrors=tuple(mirrors), ca_file=sovereign.harbor.ca_file)
 
 

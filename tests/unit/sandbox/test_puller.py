@@ -13,7 +13,7 @@ PLAN = NodePlan(
     mirrors=(
         Mirror(host="ghcr.io", endpoint="https://harbor.sovereign.test/v2/proxy-ghcr"),
         Mirror(host="docker.io", endpoint="https://harbor.sovereign.test/v2/proxy-docker"),
-        Mirror(host="harbor.openova.io", endpoint="https://harbor.sovereign.test/v2/openova-io"),
+        Mirror(host="harbor.openova.io", endpoint="https://harbor.sovereign.test/v2"),
     ),
 )
 
