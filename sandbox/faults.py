@@ -131,12 +131,12 @@ async def _deaf_chart(box: Box) -> None:
     """The chart was published again under the same version, with the URL in its template."""
     text = charts.templates(CATALYST)["api-deployment.yaml"]
     deaf = text.replace("{{ .Values.catalystApi.gitopsRepoUrl }}", GITOPS_UPSTREAM)
-    await box.publish_chart(CATALYST, charts.archive(CATALYST, {"api-deployment.yaml": deaf}))
+    box.publish_chart(CATALYST, charts.archive(CATALYST, {"api-deployment.yaml": deaf}))
 
 
 async def _hearing_chart(box: Box) -> None:
     """Publish the right chart, here too when it was copied, and upgrade the release once with it."""
-    await box.publish_chart(CATALYST, charts.archive(CATALYST))
+    box.publish_chart(CATALYST, charts.archive(CATALYST))
     place = ("flux-system", CATALYST.name)
     await box.api.delete(HELM_CHARTS, "-".join(place), place[0])
     release = await box.api.get(HELM_RELEASES, place[1], place[0])

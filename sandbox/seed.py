@@ -41,7 +41,7 @@ def images() -> tuple[str, ...]:
     return (*FLUX_IMAGES, PAUSE, API_IMAGE)
 
 
-def objects(pull: Mapping[str, Credentials], interval: float, fqdn: str = FQDN) -> list[Object]:
+def objects(pull: Mapping[str, Credentials], interval: float, branch: str = "main", fqdn: str = FQDN) -> list[Object]:
     """Every object, in the order in which it is applied. `pull`: registry host -> who may pull there."""
     return [
         *(_namespace(name) for name in NAMESPACES),
@@ -49,7 +49,7 @@ def objects(pull: Mapping[str, Credentials], interval: float, fqdn: str = FQDN) 
         _opaque("hcloud-credentials", "crossplane-system", {"token": "none-in-a-sandbox"}),
         *(deployment(_short(image), "flux-system", image) for image in FLUX_IMAGES),
         *(deployment(*each) for each in SYSTEM),
-        git_repository(interval),
+        git_repository(interval, branch),
         _kustomization("bootstrap-kit", "./clusters/_template/bootstrap-kit", interval, fqdn),
         _kustomization(
             "infrastructure-config",
@@ -97,7 +97,7 @@ def deployment(name: str, namespace: str, image: str) -> Object:
     }
 
 
-def git_repository(interval: float) -> Object:
+def git_repository(interval: float, branch: str) -> Object:
     """`flux-system/openova` as cloud-init writes it: upstream, without credentials."""
     return {
         "apiVersion": "source.toolkit.fluxcd.io/v1",
@@ -107,7 +107,7 @@ def git_repository(interval: float) -> Object:
             "interval": _duration(interval),
             "timeout": "10s",
             "url": GITOPS_UPSTREAM,
-            "ref": {"branch": "main"},
+            "ref": {"branch": branch},
             "ignore": IGNORE,
         },
     }

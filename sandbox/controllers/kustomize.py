@@ -36,7 +36,7 @@ DISABLED = {
     "kustomize.toolkit.fluxcd.io/reconcile": "disabled",
     "kustomize.toolkit.fluxcd.io/ssa": "Ignore",
 }
-RETRY = 2.0  # seconds; the real one takes spec.retryInterval, 30 s and more
+RETRY = 1.0  # seconds; the real one takes spec.retryInterval, 30 s and more
 
 
 class ApplyFailed(Exception):

@@ -40,7 +40,7 @@ class Storage:
 
     def of(self, obj: Object) -> Path | None:
         """The file (or tree) that an object's artifact names, if it is here."""
-        relative = obj.get("status", {}).get("artifact", {}).get("path")
+        relative = ((obj.get("status") or {}).get("artifact") or {}).get("path")
         if not relative:
             return None
         path = self._root / relative
