@@ -86,14 +86,15 @@ async def shown(console: Console, *, from_start: bool = False, plain: bool = Fal
         yield picture
 
 
-async def follow(stream: JetStreamLog, view: View, *, from_start: bool, once: bool = True) -> State:
+async def follow(
+    stream: JetStreamLog, view: View, *, from_start: bool, once: bool = True, since: int | None = None
+) -> State:
     """Show the journal until the run ends; without end unless `once`.
 
-    With `from_start`, a run that has ended already is shown and counts; else the next one is waited for."""
-    head = await _head(stream)
+    With `from_start`, a run that has ended already is shown and counts; else the next one is waited for. `since` is
+    the sequence after which the end counts, when the caller has just asked for the run."""
+    head = await _head(stream) if since is None else since
     state = State()
-    if from_start and once and head == 0:
-        view.note("the log is empty: waiting for catalyst.cutover.requested")
     async for entry in stream.follow(0):
         state = evolve(state, entry)
         view.saw(entry, state, old=entry.seq <= head)

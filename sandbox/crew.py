@@ -1,0 +1,73 @@
+"""Worker processes for a rehearsal: the same command that runs in a cluster, each with its own log file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+PATIENCE = 10.0  # seconds between asking to stop and making
+
+
+class Lost(Exception):
+    """No worker is left; the text has the end of the last one's log."""
+
+
+class Crew:
+    """Some `cutover work` processes."""
+
+    def __init__(self, settings: Path, directory: Path) -> None:
+        self._settings, self._directory = settings, directory
+        self.members: list[asyncio.subprocess.Process] = []
+        self.logs: list[Path] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def at_work(cls, settings: Path, directory: Path, count: int) -> AsyncIterator[Crew]:
+        """`count` of them, stopped at the end."""
+        crew = cls(settings, directory)
+        try:
+            for _ in range(count):
+                await crew.hire()
+            yield crew
+        finally:
+            with anyio.CancelScope(shield=True):
+                await crew.dismiss()
+
+    async def hire(self, *arguments: str) -> asyncio.subprocess.Process:
+        """One more. Arguments go to `cutover work`."""
+        log = self._directory / f"worker-{len(self.members) + 1}.log"
+        command = [sys.executable, "-m", "workers.entrypoints.cli", "--config", str(self._settings), "work", *arguments]
+        # What the caller's environment says about another Sovereign is not for this one.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOVER_")}
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+            )
+        self.members.append(process)
+        self.logs.append(log)
+        return process
+
+    async def lost(self) -> None:
+        """Return never while one works. Raises Lost when none is left."""
+        await asyncio.gather(*(member.wait() for member in self.members))
+        tail = self.logs[-1].read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        raise Lost(f"the workers have ended; {self.logs[-1]} says:\n  " + "\n  ".join(tail))
+
+    async def dismiss(self) -> None:
+        """Ask each to stop, wait, and make those stop that do not."""
+        for member in self.members:
+            if member.returncode is None:
+                member.send_signal(signal.SIGTERM)
+        for member in self.members:
+            try:
+                await asyncio.wait_for(member.wait(), PATIENCE)
+            except TimeoutError:
+                member.kill()
+                await member.wait()

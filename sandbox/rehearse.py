@@ -1,0 +1,248 @@
+"""`cutover rehearse`: a whole cutover on a Sovereign in a box, with real workers on a real log."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import click
+import orjson
+from rich.console import Console
+
+from events import export, flow
+from events.flow import Step
+from events.fold import State
+from events.jetstream import JetStreamLog
+from sandbox.box import Box
+from sandbox.crew import Crew, Lost
+from sandbox.settling import Unsettled
+from schemas.events import Requested
+from workers.adapters.cluster import CONFIG_MAP, Cluster
+from workers.entrypoints import asking, printing, watching
+from workers.entrypoints.asking import Comparison
+from workers.entrypoints.cli_common import CONTEXT, Broken, Failed, run
+from workers.entrypoints.settings import Settings, load
+
+SCENARIOS = {
+    "upstream-git-refuses": "gitea-mirror",
+    "project-of-the-wrong-kind": "harbor-projects",
+    "image-denied": "harbor-prewarm",
+    "node-lags": "registry-pivot",
+    "gitea-out-of-reach": "flux-gitrepository-patch",
+    "harbor-out-of-reach": "helmrepo-patches",
+    "deaf-chart": "catalyst-api-env-patch",
+    "policy-not-applied": "egress-block-test",
+}
+"""Named failures from the field -> the step that must notice."""
+SETTLED = 15.0  # seconds for the projector to show the log's end
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for on the command line."""
+
+    directory: Path
+    repo: str | None
+    tree: Path | None
+    hold: float
+    fail: Step | None
+    heal: bool
+    workers: int
+    plain: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the rehearsal ended."""
+
+    state: State
+    comparison: Comparison
+    staged: Step | None
+    """The step that failed because we made it."""
+
+    @property
+    def honest(self) -> bool:
+        """The status ConfigMap is what the log says."""
+        return self.comparison.same and self.comparison.shown == self.comparison.head
+
+
+def _step(_ctx: click.Context, _param: click.Parameter, word: str | None) -> Step | None:
+    if word is None:
+        return None
+    step = flow.find(word)
+    if step is None:
+        raise click.BadParameter(f"no step {word!r}; one of {', '.join(flow.SLUGS)}")
+    return step
+
+
+@click.command(short_help="A whole cutover on a Sovereign in a box.", context_settings=CONTEXT)
+@click.option(
+    "--keep", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    help="Where the Sovereign is kept. One that is there already is opened again. Default: a new temporary directory.",
+)  # fmt: skip
+@click.option("--repo", metavar="URL", help="Upstream repository instead of the generated one (a Git URL or path).")
+@click.option(
+    "--tree", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A plain tree of manifests (clusters/_template) as upstream repository.",
+)  # fmt: skip
+@click.option(
+    "--hold", metavar="SECONDS", type=click.FloatRange(min=1.0), default=10.0, show_default=True,
+    help="How long egress is blocked. Shorter than 600 it is a rehearsal, never the proof.",
+)  # fmt: skip
+@click.option("--fail", "fail", metavar="STEP", callback=_step, help="Make this step (slug or number) fail for real.")
+@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="Stage a failure from the field by its name.")
+@click.option("--heal/--no-heal", default=True, show_default=True, help="After a staged failure: undo it, ask again.")
+@click.option("--workers", type=click.IntRange(1, 8), default=1, show_default=True, help="Worker processes.")
+@click.option("--plain", is_flag=True, help="Lines instead of a table; always so when the output is no terminal.")
+def rehearse(
+    keep: Path | None, repo: str | None, tree: Path | None, hold: float, fail: Step | None, scenario: str | None,
+    heal: bool, workers: int, plain: bool,
+) -> None:  # fmt: skip
+    """Rehearse a whole cutover here, on a Sovereign in a box: nothing outside this machine is touched.
+
+    Starts a broker, Git hosts, registries, a Kubernetes API with Flux and nodes on loopback, then real workers,
+    and asks for a cutover. Exits 0 when it completed, 1 when it failed.
+
+    \b
+    Examples
+      cutover rehearse
+      cutover rehearse --keep box && cutover rehearse --keep box     the second finds nothing to do
+      cutover rehearse --fail harbor-prewarm                          a failure, and the way out of it
+      cutover rehearse --tree ~/openova/clusters/_template --workers 2
+    """
+    if repo and tree:
+        raise click.UsageError("--repo and --tree both say what upstream is; give one")
+    if scenario:
+        if fail:
+            raise click.UsageError("--fail and --scenario both stage a failure; give one")
+        fail = flow.BY_SLUG[SCENARIOS[scenario]]
+    # Settings in the caller's environment are those of a real Sovereign; a rehearsal must not touch it.
+    for name in [name for name in os.environ if name.startswith("CUTOVER_")]:
+        del os.environ[name]
+    directory = keep or Path(tempfile.mkdtemp(prefix="sovereign-"))
+    plan = Plan(directory.resolve(), repo, tree, hold, fail, heal, workers, plain)
+    console = Console(highlight=False)
+    outcome = run(_rehearse(plan, console))
+    _end(plan, outcome, console)
+
+
+async def _rehearse(plan: Plan, console: Console) -> Outcome:
+    _say(console, f"A Sovereign in a box, in {plan.directory}")
+    _say(console, f"The hold is {plan.hold:g} s instead of 600 s: this is a rehearsal, not the proof.")
+    try:
+        async with _opened(plan, console) as box:
+            return await _with(box, plan, console)
+    except Unsettled as error:
+        raise Failed(f"the Sovereign did not come up: {error}\nSee {plan.directory / 'sandbox.log'}") from None
+    except Lost as error:
+        raise Failed(str(error)) from None
+
+
+def _opened(plan: Plan, console: Console) -> AbstractAsyncContextManager[Box]:
+    return Box.open(plan.directory, plan.repo, plan.tree, plan.hold, say=lambda line: _say(console, f"  {line}"))
+
+
+async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
+    """Everything between a settled Sovereign and the files that are left behind."""
+    settings = load(box.settings_file)
+    staged: Step | None = None
+    async with (
+        JetStreamLog.open(settings.nats) as stream,
+        Crew.at_work(box.settings_file, box.directory, plan.workers) as crew,
+    ):
+        await stream.ensure()
+        if plan.fail is not None:
+            _say(console, f"Staged for {plan.fail.slug}: {await box.fail(plan.fail.slug)}")
+        state = await _run(settings, stream, crew, plan, console)
+        if plan.fail is not None and state.run is not None and state.run.failed_step == plan.fail.slug:
+            staged = plan.fail
+            _tell_failure(state, console)
+            if plan.heal:
+                await box.heal()
+                _say(console, f"Healed {plan.fail.slug}. Asking again:")
+                state = await _run(settings, stream, crew, plan, console)
+        async with Cluster.open(kubeconfig=box.kubeconfig, field_manager="rehearsal") as cluster:
+            comparison = await _shown(settings, stream, cluster)
+            await _leave_files(settings, stream, cluster, plan.directory)
+    return Outcome(state, comparison, staged)
+
+
+async def _run(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
+    """Ask for a cutover and show it to its end. Raises Lost when the workers die."""
+    before = await asking.state(stream)
+    if before.active:
+        _say(console, "A run of an earlier rehearsal is under way; it is taken up where it stopped.")
+        since = before.seq
+    else:
+        data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal")
+        since = await asking.publish(settings, stream, data)
+    seen: list[State] = []
+    lost: list[Lost] = []
+    async with anyio.create_task_group() as tasks, watching.shown(console, plain=plan.plain) as view:
+
+        async def guard() -> None:
+            try:
+                await crew.lost()
+            except Lost as error:
+                lost.append(error)
+                tasks.cancel_scope.cancel()
+
+        tasks.start_soon(guard)
+        seen.append(await watching.follow(stream, view, from_start=False, since=since))
+        tasks.cancel_scope.cancel()
+    if lost:
+        raise lost[0]
+    return seen[0]
+
+
+def _tell_failure(state: State, console: Console) -> None:
+    run_ = state.run
+    assert run_ is not None
+    _say(console, f"Failed as staged, at {run_.failed_step}: {run_.reason}: {run_.message}")
+    later = [step.slug for step in flow.STEPS if not run_.step(step.slug).result]
+    if later:
+        _say(console, f"Did not start: {', '.join(later)}")
+
+
+async def _shown(settings: Settings, stream: JetStreamLog, cluster: Cluster) -> Comparison:
+    """The comparison of ConfigMap and log, once the projector has shown the end."""
+    found = await asking.compare(settings, stream, cluster)
+    with anyio.move_on_after(SETTLED):
+        async for _ in cluster.watch(CONFIG_MAP, settings.status.namespace, name=settings.status.name):
+            found = await asking.compare(settings, stream, cluster)
+            if found.same and found.shown == found.head:
+                break
+    return found
+
+
+async def _leave_files(settings: Settings, stream: JetStreamLog, cluster: Cluster, directory: Path) -> None:
+    """`log.jsonl` and `status.json`, for whoever looks at it later."""
+    lines = [export.line(entry) async for entry in asking.messages(stream)]
+    await anyio.Path(directory / "log.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    live = await cluster.get(CONFIG_MAP, settings.status.name, settings.status.namespace) or {}
+    status = orjson.dumps(live.get("data") or {}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    await anyio.Path(directory / "status.json").write_bytes(status + b"\n")
+
+
+def _end(plan: Plan, outcome: Outcome, console: Console) -> None:
+    """The verdict, where everything was kept, and an exit code that says the same."""
+    _say(console, "")
+    _say(console, printing.verdict(outcome.state))
+    _say(console, f"Log:    {plan.directory / 'log.jsonl'}")
+    _say(console, f"Status: {plan.directory / 'status.json'}")
+    _say(console, f"Again:  cutover rehearse --keep {plan.directory}")
+    if not outcome.honest:
+        raise Broken("the status ConfigMap is not what the log says:\n  " + "\n  ".join(outcome.comparison.differences))
+    if plan.fail is not None and outcome.staged is None:
+        raise Failed(f"{plan.fail.slug} was made to fail and did not: nothing was learned about the failure")
+    run_ = outcome.state.run
+    if run_ is None or run_.phase != "succeeded":
+        raise Failed(f"the rehearsal failed; workers' logs: {plan.directory}/worker-*.log")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
