@@ -55,11 +55,11 @@ class NodeAgent:
     async def order(self, data: dict[str, str]) -> None:
         """Obey what the ConfigMap says now."""
         self._data = data
-        await self._obey_block(data.get(BLOCK_KEY, ""))
         await self.sweep()
 
     async def sweep(self) -> None:
-        """Make the files as planned once more; report when there is something new to say."""
+        """Obey once more, files and firewall; report when there is something new to say."""
+        await self._obey_block(self._data.get(BLOCK_KEY, ""))
         text = self._data.get(PLAN_KEY)
         if not text:
             return
