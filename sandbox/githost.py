@@ -143,14 +143,10 @@ class GitHost:
         service = request.query.get("service", "") if rest == "info/refs" else rest
         exchange = Exchange(request.path, service, None)
         self.seen.append(exchange)
-        wrong = self._fault(request.path)
-        if wrong and wrong.wrong is Wrong.DOWN:
-            _reset(request)
-            return web.Response(status=503)
-        if wrong and wrong.wrong is Wrong.HANG:
-            await _gone(request)
-            return web.Response(status=503)
-        refusal = _staged(wrong) or self._refusal(request, match["owner"], match["repo"], service, exchange)
+        wrong = self.trouble(request.path)
+        refusal = await staged(request, wrong) or self._refusal(
+            request, match["owner"], match["repo"], service, exchange
+        )
         if refusal is not None:
             exchange.status = refusal.status
             return refusal
@@ -161,7 +157,8 @@ class GitHost:
         keep = wrong.keep if wrong and wrong.wrong is Wrong.TRUNCATED else None
         return await self._run(request, directory, rest, exchange, keep)
 
-    def _fault(self, path: str) -> Fault | None:
+    def trouble(self, path: str) -> Fault | None:
+        """The fault that this request meets, counted."""
         for fault in self.faults:
             if fault.times != 0 and fault.on in path:
                 if fault.times is not None:
@@ -244,14 +241,19 @@ def unauthorised() -> web.Response:
     return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="Git"'}, text="Unauthorized\n")
 
 
-def _staged(fault: Fault | None) -> web.Response | None:
-    if fault is None:
+async def staged(request: web.Request, fault: Fault | None) -> web.Response | None:
+    """The answer that a fault puts in place of the real one; None when the real one comes (perhaps cut)."""
+    if fault is None or fault.wrong is Wrong.TRUNCATED:
         return None
-    if fault.wrong is Wrong.UNAVAILABLE:
-        return web.Response(status=503, text="down for maintenance\n")
+    if fault.wrong is Wrong.HANG:
+        await _gone(request)
     if fault.wrong is Wrong.DENIED:
         return unauthorised()
-    return web.Response(status=200, text="") if fault.wrong is Wrong.EMPTY else None
+    if fault.wrong is Wrong.EMPTY:
+        return web.Response(status=200)
+    if fault.wrong is Wrong.DOWN:
+        _reset(request)
+    return web.Response(status=503, text="down for maintenance\n")
 
 
 async def _feed(request: web.Request, process: asyncio.subprocess.Process, exchange: Exchange) -> None:
