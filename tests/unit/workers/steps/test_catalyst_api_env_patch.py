@@ -1,0 +1,88 @@
+"""Step 7's decisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.errors import Stuck
+from workers.sovereign import CatalystApi, Gitea, Harbor, Login, Sovereign
+from workers.steps.catalyst_api_env_patch import living, plan, ready, rolled_out, variable
+
+LOGIN = Login(username="u", password_file=Path("/absent"))
+SOVEREIGN = Sovereign(
+    fqdn="sov.test",
+    gitea=Gitea(url="http://127.0.0.1:1", login=LOGIN),
+    harbor=Harbor(url="http://127.0.0.1:2", host="harbor.sov.test", login=LOGIN),
+)
+URL = "http://gitea-http.gitea.svc.cluster.local:3000/openova/openova"
+NAME = "CATALYST_GITOPS_REPO_URL"
+
+
+def pod(*env: dict[str, Any], container: str = "catalyst-api") -> dict[str, Any]:
+    return {"metadata": {"name": "p"}, "spec": {"containers": [{"name": container, "env": list(env)}]}}
+
+
+def deployment(**status: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "catalyst-api", "generation": 3},
+        "spec": {"replicas": 2, "template": pod({"name": "OTHER"}, {"name": NAME, "value": "x"})},
+        "status": {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2, **status},
+    }
+
+
+def test_the_value_is_said_in_the_release_that_makes_the_deployment() -> None:
+    change = plan(SOVEREIGN, deployment(), {"spec": {}})
+    assert str(change) == "HelmRelease flux-system/bp-catalyst-platform"
+    assert change.fields == {("spec", "values", "catalystApi", "gitopsRepoUrl"): URL}
+
+
+def test_without_a_release_it_is_said_in_the_deployment_itself() -> None:
+    change = plan(SOVEREIGN, deployment(), None)
+    assert str(change) == "Deployment catalyst-system/catalyst-api"
+    assert change.fields == {("spec", "template", "spec", "containers", 0, "env", 1, "value"): URL}
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"), [(pod({"name": "OTHER"}), "VariableAbsent"), (pod(container="x"), "ContainerAbsent")]
+)
+def test_a_deployment_without_the_variable_is_left_to_a_person(template: dict[str, Any], reason: str) -> None:
+    bare = deployment()
+    bare["spec"]["template"] = template
+    with pytest.raises(Stuck, match=reason):
+        plan(SOVEREIGN, bare, None)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{"observedGeneration": 2}, {"updatedReplicas": 1}, {"availableReplicas": 1}, {"replicas": 3}],
+)
+def test_a_rollout_is_over_only_when_nothing_old_is_left(status: dict[str, int]) -> None:
+    assert rolled_out(deployment())
+    assert not rolled_out(deployment(**status))
+    assert not rolled_out(None)
+
+
+def test_a_deployment_scaled_to_nothing_proves_nothing() -> None:
+    idle = deployment(replicas=0, updatedReplicas=0, availableReplicas=0)
+    idle["spec"]["replicas"] = 0
+    assert not rolled_out(idle)
+
+
+def test_of_two_entries_the_process_gets_the_last() -> None:
+    found = variable(pod({"name": NAME, "value": "a"}, {"name": NAME, "value": "b"}), CatalystApi())
+    assert found is not None
+    assert found["value"] == "b"
+    assert variable(pod(), CatalystApi()) is None
+    assert variable(pod({"name": NAME}, container="sidecar"), CatalystApi()) is None
+
+
+def test_pods_that_finished_or_are_on_their_way_out_do_not_count() -> None:
+    going = {"metadata": {"name": "a", "deletionTimestamp": "2026-04-30T10:00:00Z"}}
+    done = {"metadata": {"name": "b"}, "status": {"phase": "Failed"}}
+    up = {"metadata": {"name": "c"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    assert living([going, done, up]) == [up]
+    assert ready(up)
+    assert not ready(done)

@@ -1,0 +1,271 @@
+"""Step 6's decisions: which sources change and to what, which charts are stale, which credentials go."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.errors import Stuck
+from workers.sovereign import Gitea, Harbor, Login, Sovereign
+from workers.steps.helmrepo_patches import plan
+from workers.steps.helmrepo_patches.charts import differences, fetches, moved, stale
+from workers.steps.helmrepo_patches.packages import installed
+from workers.steps.helmrepo_patches.pull_secrets import entry, pull_secret, strips
+from workers.steps.helmrepo_patches.sources import host_of, local_address
+from workers.tethers import auths_of
+
+LOGIN = Login(username="u", password_file=Path("/absent"))
+HOST = "harbor.sov.test"
+KUSTOMIZE = {"kustomize.toolkit.fluxcd.io/name": "kit", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}
+RELEASE = {"helm.toolkit.fluxcd.io/name": "rel", "helm.toolkit.fluxcd.io/namespace": "flux-system"}
+
+
+def sovereign(**harbor: Any) -> Sovereign:
+    return Sovereign(
+        fqdn="sov.test",
+        gitea=Gitea(url="http://127.0.0.1:1", login=LOGIN),
+        harbor=Harbor(url="http://127.0.0.1:2", host=HOST, login=LOGIN, **harbor),
+    )
+
+
+def source(kind: str, name: str = "bp-x", labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": name, "namespace": "flux-system", "labels": labels or {}}, "spec": spec}
+
+
+def helm(url: str = "oci://ghcr.io/openova-io", **more: Any) -> dict[str, Any]:
+    return source("HelmRepository", url=url, type="oci", **more)
+
+
+def planned(obj: dict[str, Any], of: Sovereign | None = None, public: tuple[str, ...] = ("openova-io",)) -> Any:
+    ((change, _),) = plan([obj], of or sovereign(), public=public, releases={}).changes
+    return change
+
+
+@pytest.mark.parametrize(
+    ("said", "local"),
+    [
+        ("oci://ghcr.io/openova-io", f"{HOST}/openova-io"),
+        ("oci://ghcr.io/openova-io/", f"{HOST}/openova-io"),
+        ("oci://ghcr.io/openova-io/charts", f"{HOST}/openova-io/charts"),
+        ("https://ghcr.io/openova-io", f"{HOST}/openova-io"),
+        ("oci://ghcr.io/openova-io-fork", f"{HOST}/proxy-ghcr/openova-io-fork"),
+        ("oci://public.ecr.aws/karpenter", f"{HOST}/proxy-ecr/karpenter"),
+        ("xpkg.upbound.io/crossplane-contrib/p:v1", f"{HOST}/proxy-xpkg/crossplane-contrib/p:v1"),
+        ("crossplane-contrib/p:v1", f"{HOST}/proxy-xpkg/crossplane-contrib/p:v1"),
+        ("harbor.openova.io/proxy-ghcr/a/b:1", f"{HOST}/proxy-ghcr/a/b:1"),
+        ("oci://harbor.sov.test/openova-io", None),
+        ("https://charts.loft.sh", None),
+        ("https://quay.io/charts", None),
+        ("oci://registry.example/x", None),
+    ],
+)
+def test_an_address_has_one_local_place_or_is_none_of_the_mothership_s(said: str, local: str | None) -> None:
+    assert local_address(said, sovereign()) == local
+
+
+@given(
+    st.sampled_from(["oci://ghcr.io/openova-io", "oci://quay.io/a", "gcr.io/x/y:1", "a/b:v1"]),
+    st.text("abc/", max_size=9),
+)
+def test_a_local_address_is_never_moved_again(base: str, rest: str) -> None:
+    moved_to = local_address(f"{base}/{rest}", sovereign())
+    assert moved_to is not None
+    assert host_of(moved_to) == HOST
+    assert local_address(f"oci://{moved_to}", sovereign()) is None
+
+
+def test_url_and_pull_secret_change_together() -> None:
+    repository = helm(secretRef={"name": "ghcr-pull"})
+    public, private = planned(repository), planned(repository, public=())
+    assert public.fields == {("spec", "url"): f"oci://{HOST}/openova-io", ("spec", "type"): "oci"}
+    assert public.absent == (("spec", "secretRef"),)
+    assert private.fields["spec", "secretRef", "name"] == "cutover-harbor-pull"
+    assert private.absent == ()
+
+
+def test_plain_http_and_a_private_ca_are_said_on_every_source() -> None:
+    assert planned(helm(), sovereign(scheme="http")).fields["spec", "insecure"] is True
+    with_ca = planned(helm(insecure=True), sovereign(ca_file="/ca.crt"))
+    assert with_ca.fields["spec", "certSecretRef", "name"] == "cutover-harbor-pull-ca"
+    assert with_ca.fields["spec", "insecure"] is False
+
+
+def test_a_package_changes_only_its_reference() -> None:
+    change = planned(source("Provider", "p", package="xpkg.upbound.io/crossplane-contrib/p:v1"))
+    assert change.fields == {("spec", "package"): f"{HOST}/proxy-xpkg/crossplane-contrib/p:v1"}
+
+
+def test_sources_of_third_parties_are_left_alone_and_named() -> None:
+    found = plan([helm("https://charts.loft.sh")], sovereign(), public=(), releases={})
+    assert found.changes == ()
+    assert found.foreign == ("HelmRepository flux-system/bp-x (charts.loft.sh)",)
+    assert plan([helm(f"oci://{HOST}/openova-io")], sovereign(), public=(), releases={}).foreign == ()
+
+
+def test_a_rendered_source_is_changed_in_the_values_that_render_it() -> None:
+    rendered = source("HelmRepository", "cat", RELEASE, url="oci://ghcr.io/openova-io", type="oci")
+    release = {"metadata": {}, "spec": {"values": {"a": {"url": "oci://ghcr.io/openova-io"}, "b": [{"c": 1}]}}}
+    ((change, obj),) = plan([rendered], sovereign(), public=(), releases={("flux-system", "rel"): release}).changes
+    assert str(change) == "HelmRelease flux-system/rel"
+    assert change.fields == {("spec", "values", "a", "url"): f"oci://{HOST}/openova-io"}
+    assert obj is release
+
+
+@pytest.mark.parametrize("labels", [RELEASE, {"app.kubernetes.io/managed-by": "Helm"}])
+def test_a_rendered_source_whose_values_do_not_say_it_is_left_to_a_person(labels: dict[str, str]) -> None:
+    rendered = source("HelmRepository", "cat", labels, url="oci://ghcr.io/openova-io")
+    releases = {("flux-system", "rel"): {"metadata": {}, "spec": {"values": {}}}}
+    with pytest.raises(Stuck, match="RenderedByHelm"):
+        plan([rendered], sovereign(), public=(), releases=releases)
+
+
+# --- charts ---------------------------------------------------------------------------------------------
+
+
+def chart(fetched: str | None, name: str = "flux-system-x", **more: Any) -> dict[str, Any]:
+    artifact = {"lastUpdateTime": fetched, "revision": "1.0.0", "digest": "sha256:a"} if fetched else None
+    return {
+        "kind": "HelmChart",
+        "metadata": {"name": name, "namespace": "flux-system", "uid": "1", **more},
+        "spec": {"sourceRef": {"kind": "HelmRepository", "name": "bp-x"}},
+        "status": {"artifact": artifact},
+    }
+
+
+def repository_since(time: str) -> dict[str, Any]:
+    entry_ = {"manager": "kustomize-controller", "time": time, "fieldsV1": {"f:spec": {"f:url": {}}}}
+    return {"metadata": {"name": "bp-x", "namespace": "flux-system", "managedFields": [entry_]}, "spec": {}}
+
+
+def test_a_chart_is_fresh_only_when_fetched_since_its_repository_points_where_it_does() -> None:
+    now = repository_since("2026-04-30T10:00:00Z")
+    assert stale(chart("2026-04-30T09:59:59Z"), now)
+    assert not stale(chart("2026-04-30T10:00:00Z"), now)
+    assert stale(chart(None), now)
+    assert stale(chart("2026-04-30T11:00:00Z"), {"metadata": {}, "spec": {}})
+
+
+def test_each_stale_chart_is_left_to_the_one_who_makes_it_anew() -> None:
+    kit = chart("2026-04-30T09:00:00Z", "kit", labels=KUSTOMIZE)
+    rel = chart("2026-04-30T09:00:00Z", "flux-system-rel")
+    asleep = chart("2026-04-30T09:00:00Z", "flux-system-asleep")
+    alone = chart("2026-04-30T09:00:00Z", "alone")
+    fresh = chart("2026-04-30T11:00:00Z", "fresh")
+    releases = {
+        ("flux-system", "rel"): {"spec": {}, "status": {"helmChart": "flux-system/flux-system-rel"}},
+        ("flux-system", "asleep"): {
+            "spec": {"suspend": True},
+            "status": {"helmChart": "flux-system/flux-system-asleep"},
+        },
+    }
+    local = {("flux-system", "bp-x"): repository_since("2026-04-30T10:00:00Z")}
+    found = fetches([kit, rel, asleep, alone, fresh], local, releases)
+    assert found.by_release == {("flux-system", "flux-system-rel"): ("flux-system", "rel")}
+    assert found.by_kustomization == {("flux-system", "kit"): ("flux-system", "kit")}
+    assert found.by_us == (("flux-system", "alone"),)
+    assert found.dormant == (("flux-system", "flux-system-asleep"),)
+    assert fetches([rel], {}, releases).keys == ()
+
+
+def test_other_bytes_than_before_are_told_unless_flux_repackages_them() -> None:
+    key = ("flux-system", "flux-system-x")
+    old, new = chart("2026-04-30T09:00:00Z"), chart("2026-04-30T11:00:00Z")
+    assert differences({key: old}, {key: new}) == []
+    new["status"]["artifact"]["digest"] = "sha256:b"
+    assert len(differences({key: old}, {key: new})) == 1
+    old["spec"]["valuesFiles"] = ["v.yaml"]
+    assert differences({key: old}, {key: new}) == []
+
+
+def test_a_release_that_moved_without_a_reason_is_told() -> None:
+    key = ("flux-system", "rel")
+
+    def release(version: int, chart_version: str = "1") -> dict[str, Any]:
+        return {"status": {"history": [{"version": version, "chartVersion": chart_version, "chartName": "c"}]}}
+
+    assert moved({key: release(1)}, {key: release(1)}, [key]) == []
+    assert moved({key: release(1)}, {key: release(2)}, [key]) == ["flux-system/rel"]
+    assert moved({key: release(1)}, {key: release(2, "2")}, [key]) == []
+    assert moved({key: {"status": {}}}, {key: release(1)}, [key]) == []
+
+
+def test_a_package_is_installed_when_crossplane_resolved_this_very_reference() -> None:
+    conditions = [{"type": "Installed", "status": "True"}, {"type": "Healthy", "status": "True"}]
+    provider = {"metadata": {"name": "p"}, "status": {"currentIdentifier": "h/p:v1", "conditions": conditions}}
+    assert installed(provider, "h/p:v1")
+    assert not installed(provider, "xpkg.upbound.io/p:v1")
+    assert not installed(
+        {**provider, "status": {"currentIdentifier": "h/p:v1", "conditions": conditions[:1]}}, "h/p:v1"
+    )
+    assert not installed(None, "h/p:v1")
+
+
+# --- credentials ----------------------------------------------------------------------------------------
+
+SHIP = {"username": "bot", "password": "s", "auth": base64.b64encode(b"bot:s").decode()}
+OWN = {"auth": base64.b64encode(b"customer:own").decode()}
+
+
+def secret(name: str, namespace: str, auths: dict[str, Any]) -> dict[str, Any]:
+    return pull_secret(name, namespace, auths)
+
+
+def left(found: list[tuple[dict[str, Any], str]]) -> dict[str, list[str]]:
+    return {
+        f"{s['metadata']['namespace']}/{s['metadata']['name']}": list(auths_of({"data": {".dockerconfigjson": data}}))
+        for s, data in found
+    }
+
+
+def test_the_mothership_s_credentials_go_in_every_namespace_and_under_every_name() -> None:
+    secrets = [
+        secret("ghcr-pull", "flux-system", {"ghcr.io": SHIP, "harbor.openova.io": SHIP, HOST: OWN}),
+        secret("ghcr-pull", "tenant", {"ghcr.io": SHIP}),
+        secret("ghcr-pull-secret", "catalyst-system", {"ghcr.io": {"username": "bot", "password": "s"}}),
+        secret("referenced", "flux-system", {"xpkg.upbound.io": OWN}),
+    ]
+    assert left(strips(secrets, sovereign(), {("flux-system", "referenced")}, {})) == {
+        "flux-system/ghcr-pull": [HOST],
+        "tenant/ghcr-pull": [],
+        "catalyst-system/ghcr-pull-secret": [],
+        "flux-system/referenced": [],
+    }
+
+
+def test_a_customer_s_own_login_upstream_is_no_tether_but_one_at_the_mothership_is() -> None:
+    secrets = [
+        secret("ghcr-pull", "flux-system", {"ghcr.io": SHIP}),
+        secret("mine", "shop", {"ghcr.io": OWN, "docker.io": OWN, "harbor.openova.io": OWN}),
+    ]
+    assert left(strips(secrets, sovereign(), (), {}))["shop/mine"] == ["ghcr.io", "docker.io"]
+
+
+def test_what_is_clean_is_not_written() -> None:
+    secrets = [secret("ghcr-pull", "flux-system", {HOST: OWN}), {"metadata": {"name": "x"}, "data": {"a": "b"}}]
+    assert strips(secrets, sovereign(), (), {}) == []
+
+
+def test_a_private_harbor_gets_its_entry_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("pw")
+    local = entry(HOST, Login(username="robot", password_file=tmp_path / "p"))
+    mixed = secret("ghcr-pull", "flux-system", {"ghcr.io": SHIP})
+    whole = {"auths": {"ghcr.io": SHIP}, "credHelpers": {"x": "y"}}
+    mixed["data"][".dockerconfigjson"] = base64.b64encode(json.dumps(whole).encode()).decode()
+    ((_, data),) = strips([mixed], sovereign(), (), local)
+    written = json.loads(base64.b64decode(data))
+    assert list(written["auths"]) == [HOST]
+    assert base64.b64decode(written["auths"][HOST]["auth"]) == b"robot:pw"
+    assert written["credHelpers"] == {"x": "y"}
+
+
+def test_a_pull_secret_that_cannot_be_read_stops_the_step() -> None:
+    broken = secret("any", "n", {})
+    broken["data"][".dockerconfigjson"] = "!!!"
+    with pytest.raises(Stuck, match=r"PullSecretUnreadable.*n/any"):
+        strips([broken], sovereign(), (), {})
