@@ -74,22 +74,29 @@ def _judge(obj: Object, revision: str | None, token: str | None) -> Verdict:
     if token is not None and not handled(obj, token):
         return Verdict(State.WAITING, "NotHandledYet", f"last handled {status.get('lastHandledReconcileAt')}")
     generation = obj["metadata"].get("generation", 0)
-    if status.get("observedGeneration", generation if "conditions" in status else -1) != generation:
-        return Verdict(State.WAITING, "GenerationNotObserved", f"generation {generation} not observed yet")
     stalled, ready = condition(obj, "Stalled"), condition(obj, "Ready")
     if stalled and stalled["status"] == "True" and stalled.get("observedGeneration", generation) == generation:
         return Verdict(State.FAILED, "Stalled", f"{stalled.get('reason', '')}: {stalled.get('message', '')}")
+    # A failure does not observe the generation, only its condition does (ComputeReconcileResult, runtime).
+    if ready and _failed(ready) and ready.get("observedGeneration") == generation:
+        return Verdict(State.FAILED, str(ready.get("reason", "")), str(ready.get("message", "")))
+    if status.get("observedGeneration", generation if "conditions" in status else -1) != generation:
+        return Verdict(State.WAITING, "GenerationNotObserved", f"generation {generation} not observed yet")
     if ready is None:
         return Verdict(State.WAITING, "NoConditions", "it has no Ready condition yet")
     if ready.get("observedGeneration", generation) != generation:
         return Verdict(State.WAITING, "StaleReady", "Ready is of an earlier generation")
-    if ready["status"] == "False" and ready.get("reason") not in ELSEWHERE:
+    if _failed(ready):
         return Verdict(State.FAILED, str(ready.get("reason", "")), str(ready.get("message", "")))
     if ready["status"] != "True":
         return Verdict(State.WAITING, str(ready.get("reason", "")), str(ready.get("message", "")))
     if revision is not None and not same_revision(revision_of(obj), revision):
         return Verdict(State.WAITING, "RevisionNotYet", f"at {revision_of(obj) or 'none'}, wanted {revision}")
     return Verdict(State.READY, str(ready.get("reason", "")), str(ready.get("message", "")))
+
+
+def _failed(ready: Object) -> bool:
+    return ready["status"] == "False" and ready.get("reason") not in ELSEWHERE
 
 
 def handled(obj: Object, token: str) -> bool:

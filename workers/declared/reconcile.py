@@ -96,8 +96,13 @@ async def patiently(
     over: Callable[[Seen], bool],
     late: Callable[[Seen], Mapping[Key, flux.Verdict]],
     timeout: float,
+    *,
+    nudge: Callable[[Iterable[Key]], Awaitable[object]] | None = None,
 ) -> Seen:
-    """All objects of the kind, once it is over. Gives up early when every late one has failed and stays so."""
+    """All objects of the kind, once it is over. Gives up early when every late one has failed and stays so.
+
+    `nudge` is given those that merely wait, now and then: a controller may have looked into an old cache.
+    """
     end = time.monotonic() + timeout
     failing: frozenset[Key] = frozenset()
     while True:
@@ -110,6 +115,8 @@ async def patiently(
             if hopeless or time.monotonic() >= end:
                 raise Wait(f"{kind.kind}NotReady", told(laggards)) from None
             failing = failed
+            if nudge is not None and (waiting := laggards.keys() - failed):
+                await nudge(waiting)
 
 
 def told(laggards: Mapping[Key, flux.Verdict], most: int = 5) -> str:

@@ -88,6 +88,11 @@ def test_a_failure_carries_flux_own_words_and_only_some_are_final() -> None:
     assert (denied.state, denied.final) == (State.FAILED, True)
 
 
+def test_a_failure_is_told_though_a_failed_reconcile_does_not_observe_the_generation() -> None:
+    failed = source(ready={"status": "False", "reason": "ChartPullError"}, status={"observedGeneration": 1})
+    assert converged(failed).state is State.FAILED
+
+
 def test_stalled_is_red_even_beside_a_ready_that_is_true() -> None:
     stalled = {"type": "Stalled", "status": "True", "reason": "URLInvalid", "message": "bad", "observedGeneration": 2}
     assert converged(source(more=[stalled])).state is State.FAILED

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
-
 from schemas.progress import Progress
 from schemas.results import SourcesPivoted
 from workers import flux
@@ -36,11 +34,13 @@ from workers.steps.helmrepo_patches.pull_secrets import Auths, entry, pull_secre
 from workers.steps.helmrepo_patches.sources import (
     KINDS,
     PACKAGE_KINDS,
+    Artifact,
     Plan,
     address,
     ca_secret,
     is_local,
     local_address,
+    needed,
     plan,
     project_of,
 )
@@ -79,6 +79,7 @@ async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     todo = _plan(world, before, public)
     await report(Progress(message=f"{len(todo.changes)} sources still stand upstream", percent=5))
 
+    await _mirrored(world, before, todo)
     provided = await _provide(world, todo)
     declared = await _repositories(world, todo)
     commits = await _declare(order, world, declared, report)
@@ -100,9 +101,7 @@ async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     changes = len(todo.changes) + provided + fetched + stripped
     return SourcesPivoted(
         changes=changes,
-        summary=_summary(
-            changes, sum(len(part.changes) for part in declared), patched, fetched, stripped, dormant, todo.foreign
-        ),
+        summary=_summary(changes, in_git, patched, fetched, stripped, dormant, todo.foreign),
         helm_repositories=_count(world, after, "HelmRepository"),
         oci_repositories=_count(world, after, "OCIRepository"),
         packages=_count(world, after, *(kind.kind for kind in PACKAGE_KINDS)),
@@ -129,15 +128,14 @@ def _summary(
 
 async def observe(world: World) -> Seen:
     """Every source, chart and release of the cluster, whoever made it."""
-    cluster, found = world.cluster, {}
+    cluster = world.cluster
+    found: dict[str, list[Object]] = {}
 
     async def look(kind_name: str) -> None:
         kind = KINDS.get(kind_name) or {"HelmChart": HELM_CHART, "HelmRelease": HELM_RELEASE}[kind_name]
         found[kind_name] = await cluster.list(kind) if await cluster.served(kind) else []
 
-    async with anyio.create_task_group() as group:
-        for name in (*KINDS, "HelmChart", "HelmRelease"):
-            group.start_soon(look, name)
+    await each((*KINDS, "HelmChart", "HelmRelease"), look)
     return Seen(
         sources=tuple(obj for name in KINDS for obj in found[name]),
         charts={key_of(chart): chart for chart in found["HelmChart"]},
@@ -166,6 +164,20 @@ async def _public(world: World, seen: Seen) -> frozenset[str]:
         if new.startswith(sovereign.harbor.host + "/")
     }
     return frozenset([name for name in sorted(needed) if await world.harbor.is_public(name)])
+
+
+async def _mirrored(world: World, seen: Seen, todo: Plan) -> None:
+    """Local Harbor serves everything that would be asked of it, before anything is made to ask there."""
+    missing: list[str] = []
+
+    async def look(artifact: Artifact) -> None:
+        if await world.registries.local_digest(artifact.repository, artifact.reference) is None:
+            missing.append(f"{artifact.repository}:{artifact.reference}")
+
+    await each(needed(todo, seen.charts.values(), world.sovereign), look)
+    if missing:
+        some = ", ".join(sorted(missing)[:10])
+        raise Stuck("NotMirrored", f"local Harbor lacks {some} ({len(missing)} in all); run harbor-prewarm again")
 
 
 # --- declared state -------------------------------------------------------------------------------------
@@ -286,7 +298,7 @@ async def _strips(world: World, before: Seen, public: frozenset[str]) -> list[tu
     referenced = {ref for obj in before.sources if local_address(address(obj), sovereign) for ref in _refers(obj)}
     projects = {u.project for u in sovereign.upstreams} | {sovereign.mothership.chart_project}
     # Credentials of local Harbor go into pull secrets only where a project asks for any.
-    asks = [p for p in sorted(projects - public) if not await world.harbor.is_public(p)]
+    asks = any([not await world.harbor.is_public(project) for project in sorted(projects - public)])
     local: Auths = entry(sovereign.harbor.host, sovereign.harbor.login) if asks else {}
     return strips(await world.cluster.list(SECRET), sovereign, referenced, local)
 

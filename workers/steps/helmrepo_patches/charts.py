@@ -85,24 +85,35 @@ async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, t
     """Every planned chart was made anew, downloaded, and is what it was before. How many."""
     before = {key: charts[key] for key in plan.keys}
     await each(before, lambda key: cluster.delete(HELM_CHART, key[1], key[0]))
-    await each(plan.by_us, lambda key: _make_again(cluster, before[key]))
-    await request(cluster, HELM_RELEASE, set(plan.by_release.values()))
-    await request(cluster, KUSTOMIZATION, set(plan.by_kustomization.values()))
-
-    def verdicts(seen: Seen) -> dict[Key, flux.Verdict]:
-        return {key: _fetched(chart, seen.get(key)) for key, chart in before.items()}
-
-    after = await patiently(
-        cluster, HELM_CHART, lambda seen: not lagging(verdicts(seen)), lambda seen: lagging(verdicts(seen)), timeout
+    # A finalizer holds each until its archive is gone; its owner must not find the old one still there.
+    uids = {_uid(chart) for chart in before.values()}
+    await cluster.wait_all(
+        HELM_CHART, None, lambda seen: not uids & {c["metadata"]["uid"] for c in seen.values()}, timeout
     )
+    await each(plan.by_us, lambda key: _make_again(cluster, before[key]))
+
+    async def ask(late: Iterable[Key]) -> None:
+        keys = set(late)
+        await request(cluster, HELM_RELEASE, {owner for key, owner in plan.by_release.items() if key in keys})
+        await request(cluster, KUSTOMIZATION, {owner for key, owner in plan.by_kustomization.items() if key in keys})
+
+    def lagging_(seen: Seen) -> dict[Key, flux.Verdict]:
+        return lagging({key: _fetched(chart, seen.get(key)) for key, chart in before.items()})
+
+    await ask(before)
+    after = await patiently(cluster, HELM_CHART, lambda seen: not lagging_(seen), lagging_, timeout, nudge=ask)
     if changed := differences(before, after):
         words = "; ".join(changed[:5])
         raise Stuck("ChartDiffers", f"local Harbor serves other bytes than upstream did: {words}; mirror them again")
     return len(before)
 
 
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"]["uid"])
+
+
 def _fetched(before: Object, now: Object | None) -> flux.Verdict:
-    if now is None or now["metadata"]["uid"] == before["metadata"]["uid"]:
+    if now is None or _uid(now) == _uid(before):
         return flux.Verdict(flux.State.WAITING, "NotMadeAnew", "its owner has not made it again yet")
     verdict = flux.converged(now)
     if verdict.state is flux.State.READY and flux.fetched_at(now) is None:

@@ -20,6 +20,7 @@ from workers.adapters.cluster_kinds import (
     name_of,
     namespace_of,
 )
+from workers.adapters.oci.reference import chart_tag
 from workers.declared.changes import Change, Path
 from workers.errors import Stuck
 from workers.sovereign import Sovereign
@@ -160,6 +161,41 @@ def _split(said: str) -> tuple[str, str]:
     first = rest.partition("/")[0]
     hosted = "/" in rest and ("." in first or ":" in first or first == "localhost")
     return "", rest if hosted else f"{DEFAULT_PACKAGE_HOST}/{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Something that local Harbor must serve: repository with its project first, and tag or digest."""
+
+    repository: str
+    reference: str
+
+
+def needed(todo: Plan, charts: Iterable[Object], sovereign: Sovereign) -> list[Artifact]:
+    """What will be asked of local Harbor once the plan is carried out: the charts in use, and the packages."""
+    hosts: dict[tuple[str, str], str] = {}
+    found: dict[Artifact, None] = {}
+    for change, _ in todo.changes:
+        if change.kind is HELM_REPOSITORY:
+            url = str(change.fields["spec", "url"])
+            hosts[change.namespace, change.name] = _path(url)
+        elif change.kind in PACKAGE_KINDS:
+            name, _, digest = _path(str(change.fields["spec", "package"])).partition("@")
+            repository, _, tag = name.partition(":")
+            found[Artifact(repository, digest or tag or "latest")] = None
+    for chart in charts:
+        source = flux.source_of(chart, "HelmRepository")
+        artifact = (chart.get("status") or {}).get("artifact") or {}
+        version = str(artifact.get("revision") or chart["spec"].get("version", ""))
+        # A range without an archive so far cannot be looked up by name; fetching it will tell.
+        if source in hosts and version[:1].isdigit():
+            found[Artifact(f"{hosts[source]}/{chart['spec']['chart']}", chart_tag(version))] = None
+    return list(found)
+
+
+def _path(address_: str) -> str:
+    """An address without scheme and host."""
+    return _split(address_)[1].partition("/")[2]
 
 
 def rendered_by(obj: Object) -> tuple[str, str] | None:
