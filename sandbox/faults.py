@@ -37,11 +37,11 @@ class Staged:
 
 
 async def _git_denies(box: Box) -> None:
-    box.upstream_git.deny = True
+    box.sources.refuse(True)
 
 
 async def _git_allows(box: Box) -> None:
-    box.upstream_git.deny = False
+    box.sources.refuse(False)
 
 
 async def _wrong_project(box: Box) -> None:
