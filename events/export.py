@@ -88,12 +88,12 @@ def check(messages: Iterable[Entry]) -> Finding:
             faults.append(fault)
     if state.broken:
         faults.insert(0, state.broken)
-    return Finding(count, state.count, state.hash, last, state.foreign, tuple(faults))
+    return Finding(count, state.length, state.hash, last, state.foreign, tuple(faults))
 
 
 def _evidence(before: State, after: State, message: Entry) -> str | None:
     """Does `completed` carry the digest of its own run's events?"""
-    if before.run is None or after.count == before.count:
+    if before.run is None or after.length == before.length:
         return None
     try:
         event = read(message.raw)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
-from typing import Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,8 +25,10 @@ Result = Literal["", "running", "waiting", "success", "failed"]
 Phase = Literal["running", "succeeded", "failed", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
-class StepState:
+_NONE: Final[dict[str, Any]] = {}  # shared and never written to: every change makes a new one
+
+
+class StepState(NamedTuple):
     """One step within the run, as its newest attempt left it."""
 
     result: Result = ""
@@ -51,8 +52,7 @@ class StepState:
     outcome: StepResult | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One run, from `accepted` on."""
 
     id: str
@@ -63,7 +63,7 @@ class Run:
     request: int
     phase: Phase = "running"
     finished_at: datetime | None = None
-    steps: dict[str, StepState] = field(default_factory=dict)
+    steps: dict[str, StepState] = _NONE
     current: str = ""
     failed_step: str = ""
     reason: str = ""
@@ -86,13 +86,12 @@ class Run:
 _UNTOUCHED = StepState()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """All that the journal says so far."""
 
     seq: int = 0
     """Sequence of the newest journal entry, ours or not: what the next append must expect."""
-    count: int = 0
+    length: int = 0
     """How many events of ours the chain holds."""
     hash: str = GENESIS
     """Hash of the newest event of the chain."""
@@ -106,7 +105,7 @@ class State:
     completed_at: datetime | None = None
     rehearsal: bool = False
     evidence_digest: str = ""
-    nodes: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, str] = _NONE
 
     @property
     def active(self) -> bool:
@@ -132,20 +131,20 @@ def evolve(state: State, entry: Entry) -> State:
         event = read(entry.raw)
         number = int(event.sequence or "0")
     except (Undecodable, ValueError):
-        return replace(state, seq=entry.seq, foreign=state.foreign + 1)
+        return state._replace(seq=entry.seq, foreign=state.foreign + 1)
     if event.prevhash is None or number < 1:
-        return replace(state, seq=entry.seq, foreign=state.foreign + 1)
-    if number <= state.count:  # a copy of the past is not history
-        return replace(state, seq=entry.seq, foreign=state.foreign + 1)
+        return state._replace(seq=entry.seq, foreign=state.foreign + 1)
+    if number <= state.length:  # a copy of the past is not history
+        return state._replace(seq=entry.seq, foreign=state.foreign + 1)
     broken = state.broken or _fault(state, event, number)
-    chained = replace(state, seq=entry.seq, count=number, hash=hashlib.sha256(entry.raw).hexdigest(), broken=broken)
+    chained = state._replace(seq=entry.seq, length=number, hash=hashlib.sha256(entry.raw).hexdigest(), broken=broken)
     return _apply(chained, event, entry.seq)
 
 
 def _fault(state: State, event: Event, number: int) -> str:
     """Why the event does not continue the chain; empty when it does."""
-    if number != state.count + 1:
-        return f"event {event.id} says it is number {number}, expected {state.count + 1}"
+    if number != state.length + 1:
+        return f"event {event.id} says it is number {number}, expected {state.length + 1}"
     if event.prevhash != state.hash:
         return f"event {event.id} (number {number}) does not follow the one before it"
     return ""
@@ -163,22 +162,22 @@ def _apply(state: State, event: Event, seq: int) -> State:
     run = state.run
     if run is None or event.run != run.id:
         return state
-    run = replace(run, digest=hashlib.sha256((run.digest + state.hash).encode()).hexdigest())
+    run = run._replace(digest=hashlib.sha256((run.digest + state.hash).encode()).hexdigest())
     if isinstance(data, facts.Completed):
-        ended = replace(run, phase="succeeded", finished_at=at, closed=True, current="")
-        return replace(
-            state, run=ended, complete=True, completed_at=at,
+        ended = run._replace(phase="succeeded", finished_at=at, closed=True, current="")
+        return state._replace(
+            run=ended, complete=True, completed_at=at,
             rehearsal=data.rehearsal, evidence_digest=data.evidence_digest,
         )  # fmt: skip
     if isinstance(data, facts.Cancelled):
-        ended = replace(run, phase="cancelled", finished_at=at, closed=True, reason="Cancelled",
+        ended = run._replace(phase="cancelled", finished_at=at, closed=True, reason="Cancelled",
                         message=data.reason or "", steps=_stopped(run))  # fmt: skip
-        return replace(state, run=ended)
+        return state._replace(run=ended)
     if isinstance(data, facts.Failed):
-        return replace(state, run=replace(run, phase="failed", finished_at=at, closed=True))
+        return state._replace(run=run._replace(phase="failed", finished_at=at, closed=True))
     if run.phase == "cancelled":
-        return replace(state, run=run)
-    return _step_event(replace(state, run=run), run, event, data, seq, at)
+        return state._replace(run=run)
+    return _step_event(state._replace(run=run), run, event, data, seq, at)
 
 
 def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: datetime) -> State:
@@ -186,13 +185,13 @@ def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: da
         id=event.run or event.id, operator=data.operator, started_at=at, accepted=seq, request=data.request,
         digest=hashlib.sha256((GENESIS + state.hash).encode()).hexdigest(), traceparent=event.traceparent,
     )  # fmt: skip
-    return replace(state, run=run, first_started_at=state.first_started_at or at)
+    return state._replace(run=run, first_started_at=state.first_started_at or at)
 
 
 def _stopped(run: Run) -> dict[str, StepState]:
     """A cancelled run has no running step."""
     return {
-        slug: replace(step, result="") if step.result in ("running", "waiting") else step
+        slug: step._replace(result="") if step.result in ("running", "waiting") else step
         for slug, step in run.steps.items()
     }
 
@@ -204,27 +203,27 @@ def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int,
     old = run.step(slug)
     match data:
         case facts.StepStarted():
-            return replace(state, run=_started(run, old, event, data, seq, at))
+            return state._replace(run=_started(run, old, event, data, seq, at))
         case facts.StepProgress() if data.token == old.token:
-            step = replace(old, progress=data.progress, seen=seq)
+            step = old._replace(progress=data.progress, seen=seq)
         case facts.StepWaiting() if data.token == old.token:
-            step = replace(old, result="waiting", reason=data.reason, message=data.message, tries=data.tries, seen=seq)
+            step = old._replace(result="waiting", reason=data.reason, message=data.message, tries=data.tries, seen=seq)
         case facts.StepSucceeded() if data.token == old.token:
             try:
                 outcome = RESULTS[slug].model_validate(data.result)
             except ValidationError:  # a success that cannot be read is none
-                return replace(state, run=_unreadable(run, slug, old, seq, at))
-            step = replace(old, result="success", finished_at=at, seen=seq, outcome=outcome, reason="", message="")
+                return state._replace(run=_unreadable(run, slug, old, seq, at))
+            step = old._replace(result="success", finished_at=at, seen=seq, outcome=outcome, reason="", message="")
             return _succeeded(state, run, slug, step, outcome)
         case facts.StepFailed() if data.token == old.token:
-            step = replace(old, result="failed", finished_at=at, seen=seq, reason=data.reason, message=data.message)
-            failed = replace(_with(run, slug, step), phase="failed", failed_step=slug, finished_at=at,
+            step = old._replace(result="failed", finished_at=at, seen=seq, reason=data.reason, message=data.message)
+            failed = _with(run, slug, step)._replace(phase="failed", failed_step=slug, finished_at=at,
                              reason=data.reason, message=data.message)  # fmt: skip
             # A failed proof contradicts an older one: what was complete is no longer shown to be.
-            return replace(state, run=failed, complete=state.complete and slug != LAST.slug)
+            return state._replace(run=failed, complete=state.complete and slug != LAST.slug)
         case _:
             return state
-    return replace(state, run=_with(run, slug, step))
+    return state._replace(run=_with(run, slug, step))
 
 
 def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, seq: int, at: datetime) -> Run:
@@ -238,17 +237,17 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
     )  # fmt: skip
     later = SLUGS[SLUGS.index(data.step) + 1 :]
     pending = {slug: _pending(old) if slug in later else old for slug, old in run.steps.items()}
-    return replace(
-        run, steps={**pending, data.step: step}, current=data.step, phase="running", finished_at=None,
+    return run._replace(
+            steps={**pending, data.step: step}, current=data.step, phase="running", finished_at=None,
         closed=False, failed_step="", reason="", message="",
     )  # fmt: skip
 
 
 def _unreadable(run: Run, slug: str, old: StepState, seq: int, at: datetime) -> Run:
     why = "the result in the log is not of this version's shape; run the step again"
-    step = replace(old, result="failed", finished_at=at, seen=seq, reason="ResultUnreadable", message=why)
-    return replace(
-        _with(run, slug, step), phase="failed", failed_step=slug, finished_at=at, reason="ResultUnreadable", message=why
+    step = old._replace(result="failed", finished_at=at, seen=seq, reason="ResultUnreadable", message=why)
+    return _with(run, slug, step)._replace(
+        phase="failed", failed_step=slug, finished_at=at, reason="ResultUnreadable", message=why
     )
 
 
@@ -263,8 +262,8 @@ def _succeeded(state: State, run: Run, slug: str, step: StepState, outcome: Step
     nodes = state.nodes
     if slug == "registry-pivot":
         nodes = dict.fromkeys(getattr(outcome, "nodes", {}), "v2")
-    return replace(state, run=_with(run, slug, step), complete=state.complete and not stale, nodes=nodes)
+    return state._replace(run=_with(run, slug, step), complete=state.complete and not stale, nodes=nodes)
 
 
 def _with(run: Run, slug: str, step: StepState) -> Run:
-    return replace(run, steps={**run.steps, slug: step})
+    return run._replace(steps={**run.steps, slug: step})

@@ -45,7 +45,7 @@ class Journal:
             state = self.state
             if if_seq is not None and state.seq != if_seq:
                 raise Conflict(f"the journal is at {state.seq}, decided at {if_seq}")
-            raw = draft.sealed(state.count + 1, state.hash).encode()
+            raw = draft.sealed(state.length + 1, state.hash).encode()
             seq = await self.keeper.append(raw, id=draft.id, expected=state.seq, then=then)
             self._take(evolve(state, Entry(seq, "", raw)))
             return seq

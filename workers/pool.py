@@ -163,7 +163,7 @@ class Pool:
         """The step's own run beside its lease. Every exception ends here and becomes data. Raises Fenced."""
         slug, run = claim.step.slug, claim.run
         lease = Lease(
-            self.journal, lambda data: self.scribe.progress(run, claim.attempt, data, self.journal.state.count),
+            self.journal, lambda data: self.scribe.progress(run, claim.attempt, data, self.journal.state.length),
             run=run.id, step=slug, worker=self.scribe.worker, token=claim.token, seconds=self.lease_seconds,
             delivery=claim.delivery,
         )  # fmt: skip

@@ -119,7 +119,7 @@ def test_an_unknown_kind_keeps_the_chain_whole() -> None:
     entries = chain([accepted()])
     raw = entries[0].raw.replace(b"cutover.accepted.v1", b"cutover.later-word.v1", 1)
     state = evolve(State(), Entry(1, "", raw))
-    assert state.count == 1
+    assert state.length == 1
     assert state.run is None
 
 
