@@ -19,7 +19,7 @@ port: {port}
 server_name: sovereign
 jetstream {{
   store_dir: "{store}"
-  sync_interval: always
+  {sync}
   max_file_store: 2Gb
 }}
 feature_flags {{ js_ack_fc_v2: false }}
@@ -46,11 +46,13 @@ class Broker:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, directory: Path, port: int = 0) -> AsyncIterator[Broker]:
-        """Running and answering until the block is left."""
+    async def start(cls, directory: Path, port: int = 0, *, sync: str | None = "always") -> AsyncIterator[Broker]:
+        """Running and answering until the block is left. `sync=None` is the server's own default, two minutes."""
         broker = cls(directory, port or free_port())
         directory.mkdir(parents=True, exist_ok=True)
-        config = CONFIG.format(port=broker.port, store=directory / "jetstream")
+        config = CONFIG.format(
+            port=broker.port, store=directory / "jetstream", sync=f"sync_interval: {sync}" if sync else ""
+        )
         (directory / "nats.conf").write_text(config, encoding="utf-8")
         await broker.restart()
         try:
