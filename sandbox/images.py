@@ -19,6 +19,8 @@ from typing import Any
 from sandbox.registry.store import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Store
 
 Json = dict[str, Any]
+Part = tuple[str, bytes, Json]
+"""Media type, content, and what else its descriptor says."""
 PLATFORMS = ("amd64", "arm64")
 _BASES = ("debian", "alpine", "distroless")
 _EPOCH = "2026-04-30T00:00:00Z"
@@ -58,7 +60,7 @@ class Publisher:
         """The image of this reference, in the kind that its name decides; returns the tag's digest."""
         match number(f"kind {reference}", 6):
             case 0:
-                return self._platform(reference, "amd64", docker=True, tag=tag)["digest"]
+                return str(self._platform(reference, "amd64", docker=True, tag=tag)["digest"])
             case 1:
                 return self._index(reference, DOCKER_LIST, tag, attested=False)
             case _:
@@ -76,7 +78,7 @@ class Publisher:
             ("application/vnd.cncf.helm.config.v1+json", config),
             [("application/vnd.cncf.helm.chart.content.v1.tar+gzip", archive, {})],
         )
-        return self._put(document, OCI_MANIFEST, version.replace("+", "_"))["digest"]
+        return str(self._put(document, OCI_MANIFEST, version.replace("+", "_"))["digest"])
 
     def package(self, reference: str, tag: str) -> str:
         """A Crossplane package: an image of two platforms whose first layer is marked as the package."""
@@ -114,7 +116,7 @@ class Publisher:
         }
         config_type, layer_type = _DOCKER if docker else _OCI
         media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST
-        parts = [(layer_type, content, {}) for content, _ in layers]
+        parts: list[Part] = [(layer_type, content, {}) for content, _ in layers]
         if marks:
             parts[0] = (layer_type, layers[0][0], {"annotations": marks})
         document = self._manifest((config_type, json.dumps(config).encode()), parts, media_type)
@@ -127,7 +129,7 @@ class Publisher:
             "predicateType": "https://slsa.dev/provenance/v0.2",
             "subject": [{"digest": {"sha256": child["digest"].removeprefix("sha256:")}}],
         }
-        part = ("application/vnd.in-toto+json", json.dumps(statement).encode(), {})
+        part: Part = ("application/vnd.in-toto+json", json.dumps(statement).encode(), {})
         document = self._manifest((_OCI[0], b'{"architecture":"unknown","os":"unknown"}'), [part])
         return {
             **self._put(document, OCI_MANIFEST, None),
@@ -141,7 +143,7 @@ class Publisher:
     def _cosign(self, digest: str) -> None:
         """A signature under cosign's tag (`sha256-<hex>.sig`)."""
         payload = json.dumps({"critical": {"image": {"docker-manifest-digest": digest}}}).encode()
-        part = ("application/vnd.dev.cosign.simplesigning.v1+json", payload, {})
+        part: Part = ("application/vnd.dev.cosign.simplesigning.v1+json", payload, {})
         self._put(self._manifest((_OCI[0], b"{}"), [part]), OCI_MANIFEST, digest.replace(":", "-") + ".sig")
 
     def _sbom(self, digest: str) -> None:
@@ -157,9 +159,7 @@ class Publisher:
         }
         self._put(document, OCI_MANIFEST, None)
 
-    def _manifest(
-        self, config: tuple[str, bytes], layers: Iterable[tuple[str, bytes, Json]], media_type: str = OCI_MANIFEST
-    ) -> Json:
+    def _manifest(self, config: tuple[str, bytes], layers: Iterable[Part], media_type: str = OCI_MANIFEST) -> Json:
         return {
             "schemaVersion": 2,
             "mediaType": media_type,

@@ -1,0 +1,190 @@
+"""Harbor's API v2.0: projects, registries and retentions of the Sovereign's own registry.
+
+Facts from api/v2.0/swagger.yaml and the handlers of goharbor/harbor 2.14.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from workers.errors import Stuck, Wait
+from workers.sovereign import Harbor as Description
+from workers.sovereign import Login
+
+TIMEOUT = 30.0  # seconds; creating a registry has Harbor ask the upstream first
+PAGE = 100  # the most that Harbor gives
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project as it is."""
+
+    name: str
+    public: bool
+    registry_id: int | None
+    """Of the upstream it is a proxy of; None for a hosted project."""
+    retention_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An upstream registry as Harbor knows it."""
+
+    id: int
+    name: str
+    url: str
+    type: str
+
+
+class FromFile(httpx.Auth):
+    """Basic authorization with the password that is in the file now, so that it may be changed any time."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Sign every request."""
+        basic = httpx.BasicAuth(self._login.username, self._login.password().get_secret_value())
+        yield from basic.auth_flow(request)
+
+
+class HarborApi:
+    """One Harbor. Give it a client whose base_url ends in /api/v2.0 and that keeps no cookies."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, harbor: Description) -> AsyncIterator[HarborApi]:
+        """For as long as the block lasts."""
+        url = f"{harbor.url.rstrip('/')}/api/v2.0"
+        async with httpx.AsyncClient(base_url=url, auth=FromFile(harbor.login), timeout=TIMEOUT) as http:
+            yield cls(http)
+
+    async def check(self) -> str:
+        """Harbor is healthy and knows our login; its version.
+
+        `harbor_version` is only told to who is signed in (handler/systeminfo.go). Raises Wait or Stuck.
+        """
+        health = (await self._call("GET", "/health")).json()
+        if health.get("status") != "healthy":
+            ill = [f"{c['name']}: {c.get('error', '')}" for c in health["components"] if c["status"] != "healthy"]
+            raise Wait("HarborUnhealthy", f"Harbor says of itself: {'; '.join(ill)}", after=15)
+        version = (await self._call("GET", "/systeminfo")).json().get("harbor_version")
+        if not version:
+            raise Stuck("HarborDenied", "Harbor does not accept the login; check harbor.login")
+        return str(version)
+
+    # projects
+
+    async def project(self, name: str) -> Project | None:
+        """The project of exactly that name; None when there is none."""
+        headers = {"X-Is-Resource-Name": "true"}
+        answer = await self._call("GET", f"/projects/{quote(name)}", headers=headers, accept=(404,))
+        return None if answer.status_code == 404 else _project(answer.json())
+
+    async def is_public(self, name: str) -> bool:
+        """Whether the project exists and anybody may pull from it."""
+        project = await self.project(name)
+        return project is not None and project.public
+
+    async def create_project(self, name: str, *, public: bool, registry_id: int | None = None) -> bool:
+        """The project exists; False when it did already: compare it, it may be of another kind."""
+        body: dict[str, Any] = {"project_name": name, "metadata": {"public": "true" if public else "false"}}
+        if registry_id is not None:
+            body["registry_id"] = registry_id
+        answer = await self._call("POST", "/projects", json=body, accept=(409,))
+        return answer.status_code == 201
+
+    # proxy projects
+
+    async def endpoint(self, name: str) -> Endpoint | None:
+        """The registry of exactly that name; `q=name=` is exact, `name=` would be a search."""
+        answer = await self._call("GET", "/registries", params={"q": f"name={name}", "page_size": PAGE})
+        found = [r for r in answer.json() if r["name"] == name]
+        return Endpoint(found[0]["id"], name, found[0]["url"], found[0]["type"]) if found else None
+
+    async def create_endpoint(self, name: str, url: str, adapter: str, login: Login | None) -> None:
+        """The registry exists. Harbor asks the upstream first; Stuck when it does not answer there."""
+        body: dict[str, Any] = {"name": name, "url": url, "type": adapter, "insecure": False}
+        if login is not None:
+            secret = login.password().get_secret_value()
+            body["credential"] = {"type": "basic", "access_key": login.username, "access_secret": secret}
+        await self._call("POST", "/registries", json=body, accept=(409,))
+
+    async def has_retention(self, retention_id: int) -> bool:
+        """Whether the retention policy is still there."""
+        answer = await self._call("GET", f"/retentions/{retention_id}", accept=(404,))
+        return answer.status_code == 200
+
+    async def delete_retention(self, retention_id: int) -> None:
+        """The retention policy is gone. Gone already is success."""
+        await self._call("DELETE", f"/retentions/{retention_id}", accept=(404,))
+
+    # artifacts
+
+    async def has_artifact(self, repository: str, reference: str) -> bool:
+        """Whether Harbor's own database has the artifact: an answer that no upstream can give for it."""
+        project, _, name = repository.partition("/")
+        # A slash in the name is encoded twice (api-path of the UI; goharbor/harbor#12404).
+        encoded = quote(quote(name, safe=""), safe="")
+        path = f"/projects/{quote(project)}/repositories/{encoded}/artifacts/{quote(reference, safe=':')}"
+        return (await self._call("GET", path, accept=(404,))).status_code == 200
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        accept: tuple[int, ...] = (),
+        headers: dict[str, str] | None = None,
+        params: dict[str, str | int] | None = None,
+        json: Any = None,
+    ) -> httpx.Response:
+        """One request; wire trouble becomes our two words. Messages carry Harbor's words, never what was sent."""
+        said = f"Harbor {method} {path}"
+        try:
+            answer = await self._http.request(method, path, headers=headers, params=params, json=json)
+        except httpx.TransportError as error:
+            raise Wait("HarborUnavailable", f"{said}: {type(error).__name__}: {error}") from error
+        status = answer.status_code
+        if status < 300 or status in accept:
+            return answer
+        message = f"{said}: {status} {_reason(answer)}"
+        if status in (408, 425, 429) or status >= 500:
+            raise Wait("HarborUnavailable", message, after=_after(answer))
+        if status in (401, 403):
+            raise Stuck("HarborDenied", f"{message}; check harbor.login")
+        raise Stuck("HarborRefused", message)
+
+
+def _project(body: dict[str, Any]) -> Project:
+    metadata = body.get("metadata") or {}
+    retention = metadata.get("retention_id")
+    # A hosted project has no registry_id, or 0 in older versions.
+    return Project(
+        body["name"],
+        metadata.get("public") == "true",
+        body.get("registry_id") or None,
+        int(retention) if retention else None,
+    )
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        errors = answer.json()["errors"]
+        return "; ".join(f"{e.get('code')}: {e.get('message')}" for e in errors)[:300]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return " ".join(answer.text.split())[:300]
+
+
+def _after(answer: httpx.Response) -> float:
+    value = answer.headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else 10.0

@@ -1,0 +1,89 @@
+"""A manifest: its bytes, which are what counts, and what they name."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
+ACCEPT = f"{OCI_INDEX}, {DOCKER_LIST}, {OCI_MANIFEST}, {DOCKER_MANIFEST}, */*;q=0.1"
+"""All of them, always: docker-registry 2.8 answers 404 to who does not accept an OCI index."""
+
+
+class BadManifest(ValueError):
+    """The bytes are no manifest that can be copied."""
+
+
+def sha256(content: bytes) -> str:
+    """The digest as OCI writes it."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A blob or manifest that a manifest names."""
+
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The bytes as they came, never encoded again."""
+
+    content: bytes
+    media_type: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the bytes."""
+        return sha256(self.content)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it lists manifests."""
+        return self.media_type in INDEXES
+
+    @cached_property
+    def children(self) -> tuple[Descriptor, ...]:
+        """Manifests of an index, all platforms and attestations: a registry refuses an index without them."""
+        return _descriptors(self._document.get("manifests")) if self.is_index else ()
+
+    @cached_property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Config and layers, each once. Foreign layers (`urls`) are not kept in registries."""
+        if self.is_index:
+            return ()
+        layers = [d for d in self._document.get("layers") or [] if not d.get("urls")]
+        return tuple(dict.fromkeys(_descriptors([self._document.get("config"), *layers])))
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        try:
+            document = orjson.loads(self.content)
+        except orjson.JSONDecodeError as error:
+            raise BadManifest(f"{self.digest} is not JSON: {error}") from error
+        if not isinstance(document, dict) or document.get("schemaVersion") != 2:
+            raise BadManifest(f"{self.digest} ({self.media_type}) is no manifest of schema version 2")
+        return document
+
+
+def listed(content: bytes) -> tuple[Descriptor, ...]:
+    """Manifests in an index that is only a list, as the referrers API gives it."""
+    return Manifest(content, OCI_INDEX).children
+
+
+def _descriptors(values: Any) -> tuple[Descriptor, ...]:
+    try:
+        found = [Descriptor(str(v["digest"]), int(v["size"])) for v in values or []]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadManifest(f"a descriptor lacks digest or size: {error!r}") from error
+    return tuple(found)

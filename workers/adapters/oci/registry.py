@@ -1,0 +1,307 @@
+"""What one registry can be asked for and told, each answer hashed before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from workers.adapters.oci.manifest import ACCEPT, OCI_INDEX, Descriptor, Manifest, listed
+from workers.adapters.oci.trouble import (
+    Missing,
+    Patience,
+    Refused,
+    Unavailable,
+    WireTrouble,
+    WrongBytes,
+    patiently,
+)
+from workers.adapters.oci.wire import Wire
+
+CHUNK = 256 * 1024
+Heard = Callable[[int], None]
+"""Told how many bytes of a blob have passed in this attempt; 0 when one begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One repository of one registry, to read from."""
+
+    registry: Registry
+    repository: str
+
+    def __str__(self) -> str:
+        return f"{self.registry.name}/{self.repository}"
+
+
+class Registry:
+    """One registry, patiently."""
+
+    def __init__(self, wire: Wire, patience: Patience) -> None:
+        self._wire = wire
+        self._patience = patience
+
+    @property
+    def name(self) -> str:
+        """As messages name it."""
+        return self._wire.name
+
+    # reading
+
+    async def resolve(self, repository: str, reference: str) -> str | None:
+        """The digest that a tag or digest names now; None when the registry does not have it.
+
+        By HEAD, which Docker Hub does not count. Without the header (old registries) the body is hashed.
+        """
+
+        async def ask() -> str | None:
+            try:
+                async with self._wire.call(
+                    "HEAD",
+                    f"v2/{repository}/manifests/{reference}",
+                    scope=_pull(repository),
+                    headers={"Accept": ACCEPT},
+                ) as response:
+                    return response.headers.get("Docker-Content-Digest", "")
+            except Missing:
+                return None
+
+        digest = await patiently(self._patience, ask)
+        return digest if digest != "" else (await self.manifest(repository, reference)).digest
+
+    async def manifest(self, repository: str, reference: str) -> Manifest:
+        """The manifest, byte for byte. Raises Missing; WrongBytes when it is not the digest that was asked."""
+
+        async def ask() -> Manifest:
+            async with self._wire.call(
+                "GET",
+                f"v2/{repository}/manifests/{reference}",
+                scope=_pull(repository),
+                headers={"Accept": ACCEPT},
+            ) as response:
+                found = Manifest(await response.read(), response.content_type)
+                claimed = response.headers.get("Docker-Content-Digest", found.digest)
+            wanted = reference if reference.startswith("sha256:") else claimed
+            if found.digest != wanted:
+                raise WrongBytes(f"{self.name}/{repository}@{wanted}: the body is {found.digest}")
+            return found
+
+        return await patiently(self._patience, ask)
+
+    async def has_blob(self, repository: str, blob: Descriptor) -> bool:
+        """Whether the repository serves the blob, in its size."""
+
+        async def ask() -> bool:
+            try:
+                async with self._wire.call(
+                    "HEAD", f"v2/{repository}/blobs/{blob.digest}", scope=_pull(repository)
+                ) as response:
+                    return response.content_length in (None, blob.size)
+            except Missing:
+                return False
+
+        return await patiently(self._patience, ask)
+
+    @asynccontextmanager
+    async def blob(self, repository: str, blob: Descriptor) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """The blob's bytes as they come, one attempt. The last chunk is held back until the hash is right."""
+        path = f"v2/{repository}/blobs/{blob.digest}"
+        call = self._wire.call("GET", path, scope=_pull(repository))
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(call)
+            except WireTrouble as trouble:
+                trouble.reading = True
+                raise
+            said = f"{self.name}/{repository}@{blob.digest}"
+            async with aclosing(_hashed(response.content.iter_chunked(CHUNK), blob, said)) as chunks:
+                yield chunks
+
+    async def read_blob(self, repository: str, blob: Descriptor) -> int:
+        """Read the blob to its end and believe it only when hash and size are right; bytes read."""
+
+        async def read() -> int:
+            async with self.blob(repository, blob) as chunks:
+                return sum([len(chunk) async for chunk in chunks])
+
+        return await patiently(self._patience, read)
+
+    async def redirect(self, repository: str, blob: Descriptor) -> str | None:
+        """Host to which the registry sends readers of the blob; None when it gives the bytes itself."""
+
+        async def ask() -> str | None:
+            path = f"v2/{repository}/blobs/{blob.digest}"
+            async with self._wire.call("HEAD", path, scope=_pull(repository), redirects=False) as response:
+                return urlsplit(response.headers["Location"]).hostname if 300 <= response.status < 400 else None
+
+        return await patiently(self._patience, ask)
+
+    async def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+        """Manifests that name this one as `subject`. Where the API is not served, the tag schema is asked."""
+
+        async def ask() -> tuple[Descriptor, ...]:
+            async with self._wire.call(
+                "GET",
+                f"v2/{repository}/referrers/{digest}",
+                scope=_pull(repository),
+                headers={"Accept": OCI_INDEX},
+            ) as response:
+                return listed(await response.read())
+
+        try:
+            return await patiently(self._patience, ask)
+        except (Missing, Refused):
+            tag = digest.replace(":", "-")
+            if await self.resolve(repository, tag) is None:
+                return ()
+            return (await self.manifest(repository, tag)).children
+
+    # writing
+
+    async def mount(self, repository: str, blob: Descriptor, source: str) -> bool:
+        """Serve the blob here as it is served in `source`; False when the registry would rather be sent it."""
+
+        async def ask() -> bool:
+            async with self._wire.call(
+                "POST",
+                f"v2/{repository}/blobs/uploads/",
+                scope=f"{_push(repository)} {_pull(source)}",
+                params={"mount": blob.digest, "from": source},
+            ) as response:
+                mounted, location = response.status == 201, response.headers.get("Location", "")
+            if not mounted and location:
+                await self._drop(repository, location)
+            return mounted
+
+        return await patiently(self._patience, ask)
+
+    async def put_blob(self, repository: str, blob: Descriptor, source: Source, heard: Heard) -> None:
+        """Stream the blob from the source: hashed on the way, kept nowhere. Tries again what is passing."""
+
+        async def copy() -> None:
+            heard(0)
+            location = await self._begin(repository)
+            passing = _Passing(heard)
+            try:
+                async with source.registry.blob(source.repository, blob) as chunks:
+                    await self._send(repository, location, blob, passing.through(chunks))
+            except WireTrouble as trouble:
+                await self._drop(repository, location)
+                # aiohttp tells of a body that failed as of a connection that failed; the cause is what counts.
+                raise passing.trouble or trouble from trouble
+
+        await patiently(self._patience, copy)
+
+    async def put_bytes(self, repository: str, content: bytes, digest: str) -> Descriptor:
+        """Keep bytes that were made here."""
+        blob = Descriptor(digest, len(content))
+
+        async def put() -> None:
+            await self._send(repository, await self._begin(repository), blob, content)
+
+        if not await self.has_blob(repository, blob):
+            await patiently(self._patience, put)
+        return blob
+
+    async def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> None:
+        """Keep the manifest under this tag or digest, byte for byte."""
+
+        async def put() -> None:
+            async with self._wire.call(
+                "PUT",
+                f"v2/{repository}/manifests/{reference}",
+                scope=_push(repository),
+                headers={"Content-Type": manifest.media_type},
+                data=manifest.content,
+            ) as response:
+                got = response.headers.get("Docker-Content-Digest", manifest.digest)
+            if got != manifest.digest:
+                raise Refused(f"{self.name}/{repository}:{reference} was kept as {got}, not {manifest.digest}")
+
+        await self._sign_in(repository)
+        await patiently(self._patience, put)
+
+    async def _sign_in(self, repository: str) -> None:
+        """Have a token for pushing before a body is sent: an upload that is begun and dropped brings it."""
+        if not self._wire.ready(_push(repository)):
+            await self._drop(repository, await patiently(self._patience, lambda: self._begin(repository)))
+
+    async def _begin(self, repository: str) -> str:
+        path = f"v2/{repository}/blobs/uploads/"
+        async with self._wire.call("POST", path, scope=_push(repository)) as response:
+            location = response.headers.get("Location")
+        if not location:
+            raise Refused(f"POST {self.name}/{path}: no Location")
+        return location
+
+    async def _send(self, repository: str, location: str, blob: Descriptor, body: bytes | AsyncIterator[bytes]) -> None:
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        async with self._wire.call(
+            "PUT",
+            location,
+            scope=_push(repository),
+            headers=headers,
+            params={"digest": blob.digest},
+            data=body,
+        ):
+            pass
+
+    async def _drop(self, repository: str, location: str) -> None:
+        """Leave no half upload behind; a registry that does not take it back purges it by itself."""
+        try:
+            async with self._wire.call("DELETE", location, scope=_push(repository)):
+                pass
+        except WireTrouble:
+            return
+
+
+def _pull(repository: str) -> str:
+    return f"repository:{repository}:pull"
+
+
+def _push(repository: str) -> str:
+    return f"repository:{repository}:pull,push"
+
+
+async def _hashed(chunks: AsyncIterator[bytes], blob: Descriptor, said: str) -> AsyncGenerator[bytes, None]:
+    """The chunks, the last one only when all of them are the digest: what is wrong is never whole elsewhere."""
+    digest, size, held = hashlib.sha256(), 0, b""
+    try:
+        async for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            if held:
+                yield held
+            held = chunk
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Unavailable(f"{said}: broken off after {size} of {blob.size} bytes: {error}") from error
+    if size < blob.size:
+        raise Unavailable(f"{said}: the body ends after {size} of {blob.size} bytes")
+    if size != blob.size or f"sha256:{digest.hexdigest()}" != blob.digest:
+        raise WrongBytes(f"{said}: the body is sha256:{digest.hexdigest()}, {size} bytes")
+    yield held
+
+
+class _Passing:
+    """Counts the chunks that pass, and remembers what stopped them."""
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self.trouble: WireTrouble | None = None
+
+    async def through(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same chunks."""
+        passed = 0
+        try:
+            async for chunk in chunks:
+                passed += len(chunk)
+                self._heard(passed)
+                yield chunk
+        except WireTrouble as trouble:
+            trouble.reading = True
+            self.trouble = trouble
+            raise

@@ -1,0 +1,142 @@
+"""One registry on the wire: authorization, and what each status means. Nothing here knows why it is asked."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from workers.adapters.oci.trouble import Denied, Missing, Refused, Unavailable, retry_after
+from workers.sovereign import Login
+
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_EARLY = 10.0  # seconds before its end at which a token is no longer used
+
+
+class Wire:
+    """Requests to one registry.
+
+    With `eager` the login goes with the first request already: local Harbor takes Basic on /v2, and the realm of
+    its challenge names the external URL, which need not exist from where a worker stands (v2auth/auth.go).
+    """
+
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, name: str, login: Login | None, *, eager: bool = False
+    ) -> None:
+        self.name = name
+        self._http = http
+        self._base = URL(url.rstrip("/") + "/")
+        self._login = login
+        self._eager = eager
+        self._tokens: dict[str, tuple[str, float]] = {}
+
+    @asynccontextmanager
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        scope: str,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        data: Any = None,
+        redirects: bool = True,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request; asks for a token and asks again when the registry wants one.
+
+        Raises Missing, Denied, Refused or Unavailable; a body that breaks off inside raises Unavailable too.
+        """
+        url = self._url(path, params)
+        said = f"{method} {self.name}{url.path}"
+        try:
+            authorization = self._standing(scope)
+            for last in (False, True):
+                fields = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
+                async with self._http.request(
+                    method, url, headers=fields, data=data, allow_redirects=redirects
+                ) as response:
+                    if response.status == 401 and not last and data is None:
+                        authorization = await self._authorize(response, scope)
+                        continue
+                    await _judge(response, said)
+                    yield response
+                    return
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{said}: {type(error).__name__}: {error}") from error
+
+    def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
+        """Relative to the registry, or a Location it gave, which may be absolute and have a query already."""
+        url = self._base.join(URL(path, encoded=True))
+        return url.update_query(params) if params else url
+
+    def ready(self, scope: str) -> bool:
+        """Whether a request with a body can be sent now: a body is not sent twice."""
+        return self._standing(scope) is not None
+
+    # authorization
+
+    def _standing(self, scope: str) -> str | None:
+        """What goes with the request before the registry asks."""
+        token, until = self._tokens.get(scope, ("", 0.0))
+        if until > monotonic():
+            return f"Bearer {token}"
+        return self._basic() if self._eager else None
+
+    def _basic(self) -> str | None:
+        if self._login is None:
+            return None
+        pair = f"{self._login.username}:{self._login.password().get_secret_value()}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+    async def _authorize(self, response: aiohttp.ClientResponse, scope: str) -> str | None:
+        """Answer the challenge of a 401 (distribution/spec/auth/token). None when there is nothing to answer."""
+        challenge = response.headers.get("WWW-Authenticate", "")
+        kind = challenge.partition(" ")[0].lower()
+        if kind == "basic" or (kind != "bearer"):
+            return self._basic() if kind == "basic" else None
+        said = dict(_PARAMETER.findall(challenge))
+        query = {"service": said.get("service", ""), "scope": scope or said.get("scope", "")}
+        basic = self._basic()
+        headers = {"Authorization": basic} if basic else {}
+        realm = URL(said.get("realm", ""))
+        async with self._http.get(realm, params={k: v for k, v in query.items() if v}, headers=headers) as answer:
+            await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
+            body = orjson.loads(await answer.read())
+        token = str(body.get("token") or body.get("access_token") or "")
+        # 60 seconds when the service does not say (distribution/spec/auth/token).
+        self._tokens[scope] = (token, monotonic() + float(body.get("expires_in", 60)) - _EARLY)
+        return f"Bearer {token}"
+
+
+async def _judge(response: aiohttp.ClientResponse, said: str) -> None:
+    """Raise unless the status says that it went well."""
+    status = response.status
+    if status < 400:
+        return
+    message = f"{said}: {status} {await _reason(response)}".rstrip()
+    if status == 404:
+        raise Missing(message)
+    if status in (401, 403):
+        raise Denied(message)
+    if status in (408, 425, 429) or status >= 500:
+        raise Unavailable(message, retry_after(response.headers.get("Retry-After"), datetime.now(UTC)))
+    raise Refused(message)
+
+
+async def _reason(response: aiohttp.ClientResponse) -> str:
+    """The registry's own words, one line, short."""
+    text = (await response.content.read(4096)).decode(errors="replace")
+    try:
+        errors = orjson.loads(text)["errors"]
+        text = "; ".join(f"{e.get('code')}: {e.get('message')}" for e in errors)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        pass
+    return " ".join(text.split())[:300]

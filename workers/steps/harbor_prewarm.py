@@ -1,0 +1,170 @@
+"""Step 3: local Harbor serves every image, chart and package that the cluster needs, byte for byte.
+
+The list is the union of what runs, what is declared live and in Git, and what the description names. All
+platforms and attestations come along: a registry refuses an index without its children, and without them its
+digest would be another. Safe to repeat: what is here is proven again and not moved; then no upstream is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from schemas.progress import Progress
+from schemas.results import Prewarmed
+from workers import needs
+from workers.adapters.oci import CopyPlan, Item, Meter, Wanted, placed
+from workers.errors import Stuck, Wait
+from workers.needs import Listed
+from workers.sovereign import Sovereign
+from workers.world import Order, Report, World
+
+LOOK = 1.0  # seconds between two progress lines while bytes move
+READING, COPYING = 10, 70  # percent of the work that is planned first, and then copied; the rest is proof
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One thing in local Harbor and all references that mean it."""
+
+    wanted: Wanted
+    listed: tuple[Listed, ...]
+
+
+def plan(sovereign: Sovereign, listed: Sequence[Listed]) -> tuple[Place, ...]:
+    """Where everything goes, each place once. Raises Stuck that names every reference whose host is unmapped."""
+    places: dict[tuple[str, str], Place] = {}
+    unmapped = []
+    for item in listed:
+        wanted = placed(sovereign, item.reference, item.what)
+        if wanted is None:
+            unmapped.append(f"{item.spelled[0]} ({item.reasons[0]})")
+            continue
+        key = (wanted.repository, wanted.tag)
+        known = places.get(key)
+        places[key] = Place(known.wanted, (*known.listed, item)) if known else Place(wanted, (item,))
+    if unmapped:
+        raise Stuck(
+            "UnmappedHost",
+            f"no project stands in for the host of {'; '.join(unmapped)}. Add it to sovereign.upstreams",
+        )
+    return tuple(places.values())
+
+
+async def run(order: Order, world: World, report: Report) -> Prewarmed:
+    """List, plan, copy, read everything back."""
+    gathered = await needs.gather(world)
+    listed, left_out = needs.listing(world.sovereign, gathered.found)
+    places = plan(world.sovereign, listed)
+    copier = world.registries.copier()
+    total = len(places)
+
+    async def surveyed(done: int) -> None:
+        percent = READING * done // total
+        await report(Progress(message="reading manifests", percent=percent, items_done=done, items_total=total))
+
+    copy_plan = await copier.survey([p.wanted for p in places], surveyed)
+    meter = Meter(copy_plan.bytes_to_move, len(copy_plan.todo))
+    await _telling(copier.copy(copy_plan, meter), meter, report)
+
+    async def proven(done: int) -> None:
+        percent = READING + COPYING + (100 - READING - COPYING) * done // total
+        message = "reading back from local Harbor"
+        await report(Progress(message=message, percent=percent, items_done=done, items_total=total))
+
+    await copier.prove(copy_plan, proven)
+    await _stored(world, copy_plan)
+    notices = (*gathered.notices, *left_out, *_notices(copy_plan))
+    return result(places, copy_plan, meter.moved, tuple(dict.fromkeys(notices)))
+
+
+def result(places: Sequence[Place], copy_plan: CopyPlan, bytes_moved: int, notices: tuple[str, ...]) -> Prewarmed:
+    """The evidence."""
+    digests = {(i.wanted.repository, i.wanted.tag): i.closure.digest for i in copy_plan.items}
+    references: dict[str, str] = {}
+    reasons: dict[str, tuple[str, ...]] = {}
+    for place in places:
+        for listed in place.listed:
+            for spelled in listed.spelled:
+                references[spelled] = digests[place.wanted.repository, place.wanted.tag]
+                reasons[spelled] = tuple(dict.fromkeys([*reasons.get(spelled, ()), *listed.reasons]))
+    everything = copy_plan.digests
+    changes = sum(not i.wanted.pulled for i in copy_plan.todo)
+    said = f"{len(copy_plan.items)} artifacts, {len(everything)} digests proven in local Harbor"
+    moved = f"{changes} artifacts copied, {bytes_moved} bytes moved" if changes else "nothing to move, 0 bytes"
+    return Prewarmed(
+        changes=changes,
+        summary=f"{said}; {moved}",
+        artifacts=len(copy_plan.items),
+        digests=len(everything),
+        bytes_total=sum(everything.values()),
+        bytes_moved=bytes_moved,
+        references=dict(sorted(references.items())),
+        reasons=dict(sorted(reasons.items())),
+        notices=notices,
+    )
+
+
+async def _telling(work: Awaitable[None], meter: Meter, report: Report) -> None:
+    """Do the work and say meanwhile how far it is."""
+
+    async def tell() -> None:
+        while True:
+            await report(_progress(meter))
+            await anyio.sleep(LOOK)
+
+    error: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(tell)
+        try:
+            await work
+        except Exception as raised:
+            error = raised
+        group.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    await report(_progress(meter))
+
+
+def _progress(meter: Meter) -> Progress:
+    shown, total = meter.shown, meter.bytes_total
+    return Progress(
+        message="copying into local Harbor" if meter.items_total else "everything is in local Harbor already",
+        percent=READING + (COPYING * shown // total if total else 0),
+        items_done=meter.items_done,
+        items_total=meter.items_total,
+        bytes_done=shown,
+        bytes_total=total,
+        bytes_per_second=round(meter.rate, 1),
+    )
+
+
+def _proxied(copy_plan: CopyPlan) -> list[Item]:
+    return [i for i in copy_plan.items if i.wanted.pulled]
+
+
+def _notices(copy_plan: CopyPlan) -> list[str]:
+    found = [n for i in copy_plan.items for n in i.closure.notices]
+    for item in _proxied(copy_plan):
+        if item.closure.parts[-1].manifest.is_index:
+            found.append(
+                f"{item.wanted.reference}: its project is a proxy and keeps the index rewritten; pulls by "
+                f"{item.closure.digest} end with the upstream. Mode hosted keeps it"
+            )
+    return found
+
+
+async def _stored(world: World, copy_plan: CopyPlan) -> None:
+    """A proxy stores what it served later, by itself: ask its database, which no upstream can answer for."""
+    absent = [
+        f"{item.wanted.repository}@{part.manifest.digest}"
+        for item in _proxied(copy_plan)
+        for part in item.closure.parts
+        if not part.manifest.is_index
+        and not await world.harbor.has_artifact(item.wanted.repository, part.manifest.digest)
+    ]
+    if absent:
+        message = f"Harbor has served but not yet stored {len(absent)} manifests, {absent[0]} among them"
+        raise Wait("ProxyNotStored", message, after=30)

@@ -1,0 +1,142 @@
+"""Step 2: local Harbor has every project that stands in for an upstream, of the wanted kind, for anybody to pull.
+
+Projects are public because credentials of nodes live in containerd's config.toml, which k3s reads only at its
+start (k3s, pkg/agent/containerd/config.go): with a private project the pivot would need a restart of every node.
+Safe to repeat: creates only what is missing; what exists and is of another kind is an error, never success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from schemas.progress import Progress
+from schemas.results import ProjectsReady
+from workers import needs
+from workers.adapters.harbor import HarborApi, Project
+from workers.adapters.oci import literal_projects
+from workers.errors import Stuck, Wait
+from workers.sovereign import Mode, Sovereign, Upstream
+from workers.world import Order, Report, World
+
+HAZARDS = (
+    "is a proxy: it rewrites indexes, so that their digests change, asks the upstream on every pull by tag, "
+    "deletes its copy when the upstream answers 404, and takes no push"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A project as it shall be: hosted, or a proxy of an upstream."""
+
+    name: str
+    proxy_of: Upstream | None = None
+
+    def __str__(self) -> str:
+        kind = f"a proxy of {self.proxy_of.host}" if self.proxy_of else "hosted"
+        return f"{self.name}: {kind}, public"
+
+
+def plan(sovereign: Sovereign, literal: Iterable[str]) -> tuple[Wish, ...]:
+    """Every project that must exist: one for each upstream, the charts', and those that references name."""
+    wishes = {p: Wish(p) for p in [*sorted(literal), sovereign.mothership.chart_project]}
+    for upstream in sovereign.upstreams:
+        proxy_of = upstream if upstream.mode is Mode.PROXY else None
+        wishes[upstream.project] = Wish(upstream.project, proxy_of)
+    return tuple(wishes.values())
+
+
+def differences(wish: Wish, found: Project, registry_id: int | None) -> list[str]:
+    """How an existing project is other than wished, in words for a person."""
+    wrong = []
+    if not found.public:
+        wrong.append("it is private")
+    if wish.proxy_of is None and found.registry_id is not None:
+        wrong.append(f"it is a proxy of registry {found.registry_id}")
+    if wish.proxy_of is not None and found.registry_id is None:
+        wrong.append("it is hosted")
+    elif wish.proxy_of is not None and found.registry_id != registry_id:
+        wrong.append(f"it is a proxy of registry {found.registry_id}, not {registry_id}")
+    return wrong
+
+
+async def run(order: Order, world: World, report: Report) -> ProjectsReady:
+    """Create what is missing, compare what is there, look again."""
+    harbor = world.harbor
+    version = await harbor.check()
+    await report(Progress(message=f"Harbor {version} is healthy and accepts our login"))
+    wishes = plan(world.sovereign, await _literal(world))
+    registries = {w.name: await _registry(harbor, w) for w in wishes}
+    have = {w.name: await harbor.project(w.name) for w in wishes}
+    _compare(wishes, have, registries)
+    created = [w.name for w in wishes if have[w.name] is None]
+    changes = 0
+    for done, wish in enumerate(wishes):
+        said = f"{wish}; {HAZARDS}" if wish.proxy_of else str(wish)
+        await report(Progress(message=said, items_done=done, items_total=len(wishes)))
+        if have[wish.name] is None:
+            changes += await harbor.create_project(wish.name, public=True, registry_id=registries[wish.name])
+        changes += await _without_retention(harbor, wish)
+    await _look_again(harbor, wishes, registries)
+    names = tuple(w.name for w in wishes)
+    nothing = f"all {len(names)} projects exist as wanted; nothing to do"
+    done_words = f"{len(names)} projects exist as wanted, {len(created)} of them new"
+    summary = done_words if changes else nothing
+    return ProjectsReady(changes=changes, summary=summary, projects=names, created=tuple(created))
+
+
+async def _literal(world: World) -> frozenset[str]:
+    listed, _ = needs.listing(world.sovereign, (await needs.gather(world)).found)
+    return literal_projects(world.sovereign, [item.reference for item in listed])
+
+
+async def _registry(harbor: HarborApi, wish: Wish) -> int | None:
+    """Harbor's id for the upstream of a proxy project."""
+    if wish.proxy_of is None:
+        return None
+    upstream, name = wish.proxy_of, f"{wish.name}-upstream"
+    # Harbor's adapter for Docker Hub wants the hub's address, not the registry's.
+    url = "https://hub.docker.com" if upstream.adapter == "docker-hub" else f"https://{upstream.host}"
+    if await harbor.endpoint(name) is None:
+        await harbor.create_endpoint(name, url, upstream.adapter, upstream.login)
+    found = await harbor.endpoint(name)
+    if found is None:
+        raise Wait("ProjectsPending", f"Harbor does not list registry {name} yet")
+    if (found.url, found.type) != (url, upstream.adapter):
+        raise Stuck(
+            "WrongRegistry",
+            f"registry {name} is {found.type} {found.url}, wanted is {upstream.adapter} {url}; rename or correct it",
+        )
+    return found.id
+
+
+async def _without_retention(harbor: HarborApi, wish: Wish) -> int:
+    """A proxy project is born with a retention that deletes what nobody pulled for 7 days (handler/project.go)."""
+    project = await harbor.project(wish.name)
+    if wish.proxy_of is None or project is None or project.retention_id is None:
+        return 0
+    await harbor.delete_retention(project.retention_id)
+    if await harbor.has_retention(project.retention_id):
+        raise Wait("RetentionRemains", f"{wish.name}: retention {project.retention_id} is still there")
+    return 1
+
+
+async def _look_again(harbor: HarborApi, wishes: Iterable[Wish], registries: Mapping[str, int | None]) -> None:
+    wishes = tuple(wishes)
+    now = {w.name: await harbor.project(w.name) for w in wishes}
+    if absent := [name for name, project in now.items() if project is None]:
+        raise Wait("ProjectsPending", f"Harbor does not list {', '.join(absent)} yet")
+    _compare(wishes, now, registries)
+    if kept := [w.name for w in wishes if w.proxy_of and (p := now[w.name]) and p.retention_id is not None]:
+        raise Wait("RetentionRemains", f"proxy projects {', '.join(kept)} still have a retention policy")
+
+
+def _compare(wishes: Iterable[Wish], have: Mapping[str, Project | None], registries: Mapping[str, int | None]) -> None:
+    """Raises Stuck that names what is there and what is wanted, for all projects at once."""
+    wrong = [
+        f"project {w.name}: {' and '.join(differing)}; wanted is {w}"
+        for w in wishes
+        if (project := have[w.name]) and (differing := differences(w, project, registries[w.name]))
+    ]
+    if wrong:
+        raise Stuck("WrongProject", "; ".join(wrong) + ". Rename or correct them; Harbor cannot change a kind")
