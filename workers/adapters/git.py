@@ -1,0 +1,224 @@
+"""Git: reading remotes, mirroring upstream into local Git, and commits to a local branch.
+
+Nothing here forces, prunes or touches `refs/pull/*`: Gitea refuses those ("deny updating a hidden ref"),
+and a forced or pruning push would undo the Sovereign's own commits and branches (field lessons B1.2, B1.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from workers.adapters.git_mirror import HEADS, TAGS, MirrorReport, plan
+from workers.adapters.git_process import STALL, GitFailed, Remote, run, scrub
+from workers.errors import Stuck, Wait
+
+__all__ = ["Git", "GitFailed", "MirrorReport", "Remote", "Worktree"]
+
+BATCH = 100  # refs a command line; one argument list has a limit
+_FOUND = "refs/upstream/"
+_OWN = "refs/local/"
+
+
+class Git:
+    """Git with its caches below `workspace`. `timeout` bounds each command, `stall` each silence of a remote."""
+
+    def __init__(self, workspace: Path, timeout: float = 600, *, stall: int = STALL) -> None:
+        self._workspace, self._timeout, self._stall = workspace, timeout, stall
+        self._mirroring = asyncio.Lock()
+
+    async def ls_remote(self, remote: Remote) -> dict[str, str]:
+        """Heads and tags of a remote, full name -> SHA; of an annotated tag the tag's own. Empty when it is."""
+        self._workspace.mkdir(parents=True, exist_ok=True)
+        listed = await self._run(
+            self._workspace, "ls-remote", "--refs", remote.url, f"{HEADS}*", f"{TAGS}*", remote=remote
+        )
+        pairs = (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)
+        return {ref: sha for sha, ref in pairs if ref.startswith((HEADS, TAGS))}
+
+    async def mirror(self, upstream: Remote, local: Remote) -> MirrorReport:
+        """Bring every upstream head and tag into local Git, as far as that needs no force.
+
+        Raises Wait when upstream answers nothing or half, Stuck when a login is refused.
+        """
+        upstream, local = _named(upstream, "Upstream"), _named(local, "Gitea")
+        async with self._mirroring:
+            cache = await self._cache()
+            wanted = await self.ls_remote(upstream)
+            if not any(ref.startswith(HEADS) for ref in wanted):
+                # A cut answer and an empty repository look the same to git: exit 0 and no refs (#6490).
+                raise Wait("UpstreamEmpty", "upstream lists no branch at all; a proxy may have cut its answer")
+            found = await self._fetch(cache, upstream, _FOUND)
+            if missing := sorted(set(wanted) - set(found)):
+                raise Wait("UpstreamIncomplete", f"upstream lists {missing[0]} and does not send it")
+            have = await self.ls_remote(local)
+            contains = await self._contains(cache, local, found, have)
+            todo = plan(found, have, lambda old, new: (old, new) in contains)
+            await self._push(cache, local, todo.push)
+            after = await self.ls_remote(local)
+            for ref, sha in todo.push.items():
+                if after.get(ref) != sha:
+                    raise Wait("MirrorIncomplete", f"{ref} was pushed, and Gitea shows {after.get(ref)} instead of it")
+            notices = (*todo.notices, *await self._outside(cache, found))
+            return MirrorReport(len(found), tuple(todo.push), tuple(todo.ahead), found, after, notices)
+
+    @asynccontextmanager
+    async def checkout(self, remote: Remote, branch: str) -> AsyncIterator[Worktree]:
+        """The newest commit of a branch in a directory of its own, gone afterwards."""
+        remote = _named(remote, "Gitea")
+        self._workspace.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix="worktree-", dir=self._workspace))
+        try:
+            path = directory / "tree"
+            arguments = ("--quiet", "--depth=1", "--single-branch", "--no-tags", f"--branch={branch}")
+            await self._run(directory, "clone", *arguments, "--", remote.url, str(path), remote=remote)
+            worktree = Worktree(self, path, remote, branch)
+            worktree.head = await worktree.inside("rev-parse", "HEAD")
+            yield worktree
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _run(
+        self,
+        at: Path,
+        *arguments: str,
+        remote: Remote | None = None,
+        accept: tuple[int, ...] = (0,),
+        extra: Mapping[str, str] | None = None,
+    ) -> str:
+        return await run(
+            at, *arguments, remote=remote, timeout=self._timeout, stall=self._stall, accept=accept, extra=extra
+        )
+
+    async def _cache(self) -> Path:
+        """The bare repository in which upstream and local are compared; a broken one is made anew."""
+        cache = self._workspace / "mirror.git"
+        if cache.exists():
+            try:
+                await self._run(cache, f"--git-dir={cache}", "for-each-ref", "--count=1")
+                return cache
+            except GitFailed:
+                await asyncio.to_thread(shutil.rmtree, cache)
+        cache.mkdir(parents=True)
+        await self._run(cache, "init", "--quiet", "--bare", str(cache))
+        return cache
+
+    async def _fetch(self, cache: Path, remote: Remote, into: str) -> dict[str, str]:
+        """Heads and tags of a remote with all they need, below `into`; their names as the remote has them.
+
+        Pruning concerns the cache alone.
+        """
+        specs = (f"+{HEADS}*:{into}heads/*", f"+{TAGS}*:{into}tags/*")
+        arguments = ("--quiet", "--no-tags", "--prune", "--no-write-fetch-head", remote.url, *specs)
+        await self._run(cache, f"--git-dir={cache}", "fetch", *arguments, remote=remote)
+        listed = await self._run(cache, f"--git-dir={cache}", "for-each-ref", "--format=%(refname) %(objectname)", into)
+        return {f"refs/{ref.removeprefix(into)}": sha for ref, sha in map(str.split, listed.splitlines())}
+
+    async def _contains(
+        self, cache: Path, local: Remote, found: Mapping[str, str], have: Mapping[str, str]
+    ) -> frozenset[tuple[str, str]]:
+        """Pairs (ancestor, descendant) among the commits that upstream and local have under one name."""
+        pairs: set[tuple[str, str]] = set()
+        for ref, sha in found.items():
+            for name in (ref, ref.replace(HEADS, f"{HEADS}upstream/", 1)):
+                if ref.startswith(HEADS) and (mine := have.get(name)) and mine != sha:
+                    pairs |= {(mine, sha), (sha, mine)}
+        if not pairs:
+            return frozenset()
+        await self._fetch(cache, local, _OWN)
+        related = set()
+        for old, new in pairs:
+            # Nothing of the old that the new does not have.
+            arguments = ("rev-list", "--max-count=1", old, f"^{new}")
+            if not await self._run(cache, f"--git-dir={cache}", *arguments):
+                related.add((old, new))
+        return frozenset(related)
+
+    async def _push(self, cache: Path, local: Remote, refs: Mapping[str, str]) -> None:
+        for batch in _batches([f"{sha}:{ref}" for ref, sha in refs.items()]):
+            await self._pushed(cache, local, *batch, git_dir=cache)
+
+    async def _pushed(self, at: Path, remote: Remote, *specs: str, git_dir: Path) -> None:
+        """Push without force. A ref that moved in between is a Wait, a refused one is Stuck."""
+        arguments = (f"--git-dir={git_dir}", "push", "--porcelain", "--no-verify", remote.url, *specs)
+        said = await self._run(at, *arguments, remote=remote, accept=(0, 1))
+        rejected = [line for line in said.splitlines() if line.startswith("!")]
+        if not rejected:
+            if "Done" not in said.splitlines():
+                raise Wait(f"{remote.name}Unavailable", f"git push: {scrub(said, remote) or 'no answer'}", after=15)
+            return
+        reason = scrub(rejected[0].lstrip("!\t "), remote)
+        if re.search(r"non-fast-forward|fetch first|stale info|needs force|failed to update|cannot lock", reason):
+            raise Wait("BranchMoved", f"somebody else pushed in between: {reason}", after=2)
+        raise Stuck(f"{remote.name}PushRefused", f"{len(rejected)} refs refused, the first: {reason}")
+
+    async def _outside(self, cache: Path, found: Mapping[str, str]) -> list[str]:
+        """What a mirror of refs does not bring along: LFS contents and submodules."""
+        heads = sorted({sha for ref, sha in found.items() if ref.startswith(HEADS)})
+        lfs: set[str] = set()
+        submodules: set[str] = set()
+        for batch in _batches(heads):
+            tracked = await self._grep(cache, "-lE", "filter=lfs", batch, ".gitattributes")
+            lfs |= {line.split(":", 1)[-1] for line in tracked}
+            urls = await self._grep(cache, "-hE", r"^[[:space:]]*url[[:space:]]*=", batch, ".gitmodules")
+            submodules |= {scrub(line.split("=", 1)[-1], None) for line in urls}
+        notices = []
+        if lfs:
+            notices.append(f"LFS is used ({', '.join(sorted(lfs)[:5])}): pointers are mirrored, contents are not")
+        if submodules:
+            notices.append(f"submodules point elsewhere and are not mirrored: {', '.join(sorted(submodules)[:5])}")
+        return notices
+
+    async def _grep(self, cache: Path, flags: str, pattern: str, trees: Sequence[str], name: str) -> list[str]:
+        arguments = (f"--git-dir={cache}", "grep", flags, "-e", pattern, *trees, "--", f":(glob)**/{name}")
+        return (await self._run(cache, *arguments, accept=(0, 1))).splitlines()
+
+
+class Worktree:
+    """A branch checked out. Write below `path`, then `commit` and `push`."""
+
+    def __init__(self, owner: Git, path: Path, remote: Remote, branch: str) -> None:
+        self._owner, self._remote, self._branch = owner, remote, branch
+        self.path = path
+        self.head = ""
+
+    async def commit(self, message: str) -> str | None:
+        """Commit everything that changed; its SHA, or None when nothing did."""
+        await self.inside("add", "--all", "--force")
+        if not await self.inside("status", "--porcelain", "--untracked-files=no"):
+            return None
+        await self.inside("commit", "--quiet", "--no-verify", f"--message={message}")
+        self.head = await self.inside("rev-parse", "HEAD")
+        return self.head
+
+    async def push(self) -> None:
+        """Move the remote branch forward to `head`, read back. Raises Wait when somebody else moved it."""
+        ref = f"{HEADS}{self._branch}"
+        await self._owner._pushed(self.path, self._remote, f"HEAD:{ref}", git_dir=self.path / ".git")
+        there = (await self._owner.ls_remote(self._remote)).get(ref)
+        if there != self.head:
+            raise Wait("BranchMoved", f"{self._branch} was pushed, and stands at {there} instead of {self.head}")
+
+    async def inside(self, *arguments: str) -> str:
+        """Output of a git command in this worktree."""
+        place = (f"--git-dir={self.path / '.git'}", f"--work-tree={self.path}")
+        # An index that a surrounding git (a hook) exports is not ours.
+        extra = {"GIT_INDEX_FILE": str(self.path / ".git" / "index")}
+        return (await self._owner._run(self.path, *place, *arguments, extra=extra)).strip()
+
+
+def _named(remote: Remote, name: str) -> Remote:
+    return remote if remote.name != "Git" else replace(remote, name=name)
+
+
+def _batches(items: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, BATCH)):
+        yield batch
