@@ -17,7 +17,7 @@ from workers.adapters.cluster_kinds import (
     key_of,
 )
 from workers.adapters.git import Remote
-from workers.errors import Stuck
+from workers.errors import Stuck, Wait
 from workers.proof.health import condition
 from workers.world import Order, World
 
@@ -63,7 +63,13 @@ async def flows(world: World, sha: str, token: str) -> str:
         artifact = ((obj or {}).get("status") or {}).get("artifact") or {}
         return sha in str(artifact.get("revision", ""))
 
-    await cluster.wait(GIT_REPOSITORY, flux.git_repository, flux.namespace, fetched, flux.timeout)
+    try:
+        await cluster.wait(GIT_REPOSITORY, flux.git_repository, flux.namespace, fetched, flux.timeout)
+    except Wait as late:
+        if late.reason != "GitRepositoryTimeout":
+            raise
+        message = f"GitRepository {flux.git_repository} did not fetch commit {sha[:12]}: {late.message}"
+        raise Stuck("SourceNotFetched", message) from None
     names = {key_of(k) for k in await cluster.list(KUSTOMIZATION) if _follows(k, world)}
     for namespace, name in names:
         await cluster.request_reconcile(KUSTOMIZATION, name, namespace, token)
