@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from sandbox.network import Host, Identity
@@ -223,3 +225,21 @@ def test_nodes_stay_in_reach_of_each_other_and_of_every_pod() -> None:
         "203.0.113.7/32",
         "192.0.2.0/24",
     )
+
+
+CRDS = Path(__file__).parents[4] / "../shared/data/crds/cilium"
+
+
+@pytest.mark.skipif(not CRDS.is_dir(), reason="the published schemas are not beside this checkout")
+@pytest.mark.parametrize("allow", [(), ("203.0.113.0/24", "2001:db8::/32")])
+def test_ciliums_own_schema_accepts_the_policy_and_knows_every_field(allow: tuple[str, ...]) -> None:
+    definition = json.loads((CRDS / "ciliumclusterwidenetworkpolicy.json").read_text(encoding="utf-8"))
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    policy = block.cilium_policy("p", allow, NOW, 1, "catalyst-cutover")
+    # Not `validate`: the schema holds a pattern in Go's dialect, which we never meet.
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(policy)) == []
+    rules = schema["properties"]["spec"]["properties"]
+    assert policy["spec"].keys() <= rules.keys()
+    for section in ("egress", "egressDeny"):
+        known = rules[section]["items"]["properties"].keys()
+        assert all(rule.keys() <= known for rule in policy["spec"][section])
