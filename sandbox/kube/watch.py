@@ -1,0 +1,106 @@
+"""Watches: history from a revision on, then every change as it comes, as a selector sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sandbox.kube import errors
+from sandbox.kube.selectors import Match
+from sandbox.kube.store import Change
+from sandbox.kube.verbs import Call, Verbs, parse_revision, shown
+
+Object = dict[str, Any]
+Event = tuple[str, Object]
+
+BOOKMARK_EVERY = 10.0  # seconds; a real server sends one a minute
+DEFAULT_TIMEOUT = 1800.0  # seconds
+
+
+def seen(change: Change, match: Match | None, namespace: str) -> Event | None:
+    """What a watcher with that selector sees of a change: an object may come into its sight, or leave it."""
+
+    def has(obj: Object | None) -> bool:
+        if obj is None or (namespace and obj["metadata"].get("namespace") != namespace):
+            return False
+        return match is None or match(obj)
+
+    before, after = has(change.old), has(change.new)
+    if after and change.new is not None:
+        return ("MODIFIED" if before else "ADDED"), change.new
+    if before and change.old is not None:
+        metadata = {**change.old["metadata"], "resourceVersion": str(change.revision)}
+        return "DELETED", {**change.old, "metadata": metadata}
+    return None
+
+
+def _bookmark(call: Call, revision: int, *, initial_end: bool = False) -> Event:
+    metadata: Object = {"resourceVersion": str(revision)}
+    if initial_end:
+        metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
+    r = call.resource
+    return "BOOKMARK", {"kind": r.kind, "apiVersion": r.api_version, "metadata": metadata}
+
+
+class Watch:
+    """One watch, from its start: what it missed is read at once, so nothing is lost between then and now."""
+
+    def __init__(self, verbs: Verbs, call: Call) -> None:
+        self._verbs = verbs
+        self._call = call
+        self._match = verbs.select(call)
+        self._namespace = call.namespace if call.resource.namespaced else ""
+        self._bookmarks = call.query.get("allowWatchBookmarks") in ("true", "1")
+        wanted = call.query.get("timeoutSeconds")
+        self._timeout = float(wanted) if wanted and float(wanted) > 0 else DEFAULT_TIMEOUT
+        self._first = self._backlog()
+        self._subscription = verbs.store.subscribe(call.resource.key)
+
+    def _backlog(self) -> list[Event]:
+        store, call = self._verbs.store, self._call
+        asked = call.query.get("resourceVersion", "")
+        revision = parse_revision(asked)
+        initial = call.query.get("sendInitialEvents") == "true"
+        if revision == 0 or initial:
+            now = store.list(call.resource.key, self._namespace or None)
+            events: list[Event] = [("ADDED", obj) for obj in now if self._match is None or self._match(obj)]
+            if initial:
+                events.append(_bookmark(call, store.revision, initial_end=True))
+            return events
+        changes = store.since(call.resource.key, revision)
+        if changes is None:
+            gone = errors.expired(f"too old resource version: {revision} ({store.revision})")
+            return [("ERROR", gone.status())]
+        found = (seen(change, self._match, self._namespace) for change in changes)
+        return [event for event in found if event is not None]
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Events until the timeout, an error, or the server's end."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        for kind, obj in self._first:
+            yield self._told(kind, obj)
+            if kind == "ERROR":
+                return
+        queue = self._subscription.queue
+        while (left := deadline - loop.time()) > 0:
+            try:
+                change = await asyncio.wait_for(queue.get(), min(left, BOOKMARK_EVERY))
+            except TimeoutError:
+                if self._bookmarks:
+                    yield _bookmark(self._call, self._verbs.store.revision)
+                continue
+            if change is None:
+                return
+            if event := seen(change, self._match, self._namespace):
+                yield self._told(*event)
+
+    def _told(self, kind: str, obj: Object) -> Event:
+        if kind in ("ERROR", "BOOKMARK"):
+            return kind, obj
+        return kind, shown(obj, self._call.resource)
+
+    def close(self) -> None:
+        """Be told no more."""
+        self._verbs.store.unsubscribe(self._subscription)
