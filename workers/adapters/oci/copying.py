@@ -142,7 +142,9 @@ def local_verdict(repository: str, trouble: Exception) -> Trouble:
     if isinstance(trouble, Unavailable):
         return Wait("HarborUnavailable", f"{repository}: {trouble}", after=trouble.after or PATIENCE)
     if isinstance(trouble, Denied):
-        return Stuck("HarborDenied", f"{repository}: {trouble}; check harbor.login, the project and its quota")
+        project = repository.partition("/")[0]
+        advice = f"check harbor.login, that project {project} exists, and its quota"
+        return Stuck("HarborDenied", f"{repository}: {trouble}; {advice}")
     if isinstance(trouble, Missing):
         return Wait("NotServed", f"{repository}: local Harbor does not serve what was pushed: {trouble}")
     if isinstance(trouble, WrongBytes):
