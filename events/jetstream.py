@@ -320,27 +320,50 @@ class JetStreamLog:
         )
         info = await self.js.add_consumer(self.broker.stream, config)
         pending = info.num_pending or 0
-        subscription = await self.js.pull_subscribe_bind(info.name, self.broker.stream)
         try:
-            while pending or live:
-                messages: list[Msg] = []
-                with self._until_reconnect() as scope:
-                    try:
-                        messages = await subscription.fetch(min(max(pending, 1), _BACKLOG), timeout=_PATIENCE)
-                    except TimeoutError:
-                        if not live:
-                            raise
-                if scope.cancelled_caught:
-                    raise ConnectionError("the broker restarted")
-                for msg in messages:
-                    meta = msg.metadata
-                    pending = meta.num_pending
-                    yield Entry(meta.sequence.stream, msg.subject, msg.data)
+            if not pending and not live:
+                return
+            async for msg in self._flow(info.name):
+                meta = msg.metadata
+                yield Entry(meta.sequence.stream, msg.subject, msg.data)
+                if not live and not meta.num_pending:
+                    return
         finally:
-            with anyio.move_on_after(1, shield=True):
-                with suppress(*_RETRY):  # the server forgets it by itself after the threshold
-                    await subscription.unsubscribe()
-                    await self.js.delete_consumer(self.broker.stream, info.name)
+            with anyio.move_on_after(1, shield=True), suppress(*_RETRY):
+                # Otherwise the server forgets it by itself after the threshold.
+                await self.js.delete_consumer(self.broker.stream, info.name)
+
+    async def _flow(self, consumer: str) -> AsyncIterator[Msg]:
+        """What a consumer delivers, as it comes: one request for many messages, renewed when used up or expired.
+
+        nats-py's `fetch(n)` waits until all n are there; a live reader cannot. Raises ConnectionError when the
+        client has reconnected: the server forgot the request."""
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox)
+        request = json.dumps({"batch": _BACKLOG, "expires": int(_PATIENCE * 1e9)}).encode()
+        left = 0
+        try:
+            while True:
+                if left == 0:
+                    left = _BACKLOG
+                    await self.client.publish(
+                        f"$JS.API.CONSUMER.MSG.NEXT.{self.broker.stream}.{consumer}", request, inbox
+                    )
+                msg: Msg | None = None
+                with self._until_reconnect():
+                    msg = await subscription.next_msg(timeout=_PATIENCE + 5)
+                if msg is None:
+                    raise ConnectionError("the broker restarted")
+                if status := (msg.headers or {}).get("Status"):
+                    if status == "408":  # expired: ask again
+                        left = 0
+                        continue
+                    raise nats.js.errors.APIError.from_msg(msg)
+                left -= 1
+                yield msg
+        finally:
+            with anyio.move_on_after(1, shield=True), suppress(*_RETRY):
+                await subscription.unsubscribe()
 
     # --- deliveries ------------------------------------------------------------------------------------------
 
@@ -359,11 +382,23 @@ class JetStreamLog:
                         raise NotPermitted(self.denied) from None
                     await anyio.sleep(0.2)
             if message is not None:
-                meta = message.metadata
-                yield Delivery(
-                    message.subject, message.data, meta.sequence.stream, meta.num_delivered, message,
-                    min(self.broker.budget, self.broker.ack_wait),
-                )  # fmt: skip
+                yield self._delivery(message)
+
+    async def sightings(self, durable: str) -> AsyncIterator[Delivery]:
+        """What is delivered to a durable consumer whose acks cover all that went before, as it comes."""
+        while True:
+            try:
+                async for msg in self._flow(durable):
+                    yield self._delivery(msg)
+            except _RETRY:
+                if self.denied:
+                    raise NotPermitted(self.denied) from None
+                await anyio.sleep(0.2)
+
+    def _delivery(self, msg: Msg) -> Delivery:
+        meta = msg.metadata
+        patience = min(self.broker.budget, self.broker.ack_wait)
+        return Delivery(msg.subject, msg.data, meta.sequence.stream, meta.num_delivered, msg, patience)
 
     @contextmanager
     def _until_reconnect(self) -> Iterator[anyio.CancelScope]:

@@ -64,7 +64,7 @@ class Broker:
         """Start it (again) and wait until it accepts connections."""
         await self.stop()
         with (self.directory / "nats.log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
+            self._process = subprocess.Popen(
                 [executable(), "-c", str(self.directory / "nats.conf")], stdout=log, stderr=log
             )
         with anyio.fail_after(10):

@@ -135,7 +135,7 @@ class Registrar:
         """For ever. Its acks cover all that went before, so one a second is enough; a repeat does no harm."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._settle)
-            async for delivery in self._stream.deliveries(REGISTRAR):
+            async for delivery in self._stream.sightings(REGISTRAR):
                 await self._look(delivery)
                 self._read = delivery
                 self._news.set()
