@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sandbox.kube import errors
+
 Object = dict[str, Any]
 
 MERGE = "application/merge-patch+json"
@@ -98,6 +100,15 @@ class Api:
             raise ApiError(status, answer)
         return answer
 
+    async def watch(self, resource: Resource, version: str) -> AsyncIterator[tuple[str, Object]]:
+        """Changes after a resourceVersion, bookmarks among them. Raises ApiError when the watch is refused."""
+        query = {"resourceVersion": version, "allowWatchBookmarks": "true"}
+        try:
+            async for event in self.local.watch(resource.path(), query):
+                yield event
+        except errors.ApiError as error:
+            raise ApiError(error.code, error.status()) from error
+
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
         """The object, or None when it is not there."""
         try:
@@ -109,9 +120,10 @@ class Api:
         return found
 
     async def list(self, resource: Resource, namespace: str = "") -> tuple[list[Object], str]:
-        """All objects, and the resourceVersion they stand for."""
+        """All objects, and the resourceVersion they stand for. Items of a list carry no kind: it is added."""
         answer = await self._call("GET", resource.path(namespace))
-        return list(answer.get("items") or []), str(answer["metadata"]["resourceVersion"])
+        kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+        return [{**kind, **item} for item in answer.get("items") or []], str(answer["metadata"]["resourceVersion"])
 
     async def create(self, resource: Resource, obj: Object, manager: str) -> Object:
         """Create; a name that is taken raises ApiError 409."""

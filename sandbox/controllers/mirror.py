@@ -99,8 +99,11 @@ class Mirror:
         return version
 
     async def _follow(self, version: str) -> None:
-        query = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
-        async for kind, obj in self._api.local.watch(self.resource.path(), query):
+        task = asyncio.current_task()
+        async for kind, obj in self._api.watch(self.resource, version):
+            # asyncio.wait_for of Python 3.11 can swallow a cancellation that comes with an event.
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             match kind:
                 case "ADDED" | "MODIFIED":
                     self.put(obj)
