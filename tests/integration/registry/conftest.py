@@ -97,6 +97,8 @@ class Site:
             "gitea": Gitea(url="http://127.0.0.1:9", login=login),
             "harbor": HarborDescription(url=self.harbor_url, host="harbor.sovereign.test", scheme="http", login=login),
             "upstreams": upstreams,
+            # Never the real one: a test must not look for it, even when it forgets to say so.
+            "mothership_endpoint": self.urls["harbor.openova.io"],
             **more,
         }
         return Sovereign.model_validate(fields)

@@ -163,7 +163,7 @@ async def test_a_rate_limit_that_lasts_is_waited_for_as_long_as_it_says(ready: A
 async def test_wrong_bytes_that_stay_wrong_are_refused_and_nothing_is_kept(ready: Any) -> None:
     publish(ready.upstream["ghcr.io"].store, IMAGE)
     ready.upstream["ghcr.io"].faults.add(Fault(Wrong.BYTES, path="/blobs/", times=None))
-    with pytest.raises(Stuck, match="DigestMismatch.*source-controller"):
+    with pytest.raises(Stuck, match=r"DigestMismatch.*source-controller"):
         await copied(ready.sovereign(), [IMAGE])
     assert ready.harbor.store.tags("proxy-ghcr/fluxcd/source-controller") == {}
     assert list((ready.directory / "harbor/registry/uploads").iterdir()) == []
@@ -230,8 +230,7 @@ async def test_the_mothership_serves_blobs_first_and_the_canonical_registry_what
     publish(mothership.store, f"harbor.openova.io/proxy-ghcr/{IMAGE.partition('/')[2]}")
     other = "ghcr.io/stakater/reloader:v1.2.0"
     publish(ready.upstream["ghcr.io"].store, other)
-    sovereign = ready.sovereign(mothership_endpoint=ready.urls["harbor.openova.io"])
-    plan, _ = await copied(sovereign, [IMAGE, other])
+    plan, _ = await copied(ready.sovereign(), [IMAGE, other])
     assert mothership.faults.fetched, "what the mothership has came from there"
     assert ready.harbor.store.tags("proxy-ghcr/stakater/reloader")
     assert len(plan.items) == 2
@@ -248,7 +247,7 @@ async def test_a_login_that_harbor_refuses_is_a_matter_for_a_person(ready: Any) 
 
 async def test_a_missing_project_is_named(site: Any) -> None:
     publish(site.upstream["ghcr.io"].store, IMAGE)
-    with pytest.raises(Stuck, match="HarborDenied.*that project proxy-ghcr exists"):
+    with pytest.raises(Stuck, match=r"HarborDenied.*that project proxy-ghcr exists"):
         await copied(site.sovereign(), [IMAGE])
 
 

@@ -1,0 +1,386 @@
+"""Steps 2 and 3 against the sandbox's Harbor and upstreams; cluster and Git are small fakes that behave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox import upstream
+from sandbox.harbor import Harbor
+from sandbox.registry import Fault, Wrong
+from schemas.progress import Progress
+from schemas.results import Prewarmed, ProjectsReady
+from tests.integration.registry.conftest import PASSWORD, QUICK
+from workers.adapters.harbor import HarborApi
+from workers.adapters.oci import Registries
+from workers.errors import Stuck, Wait
+from workers.sovereign import Mode, Sovereign
+from workers.steps import harbor_prewarm, harbor_projects
+from workers.world import Order, World
+
+API = "ghcr.io/openova-io/openova/catalyst-api:4f80be2"
+NEW_API = "harbor.openova.io/proxy-dockerhub/calciumion/new-api:v0.6.0"
+NATS = "docker.io/library/nats:2.10.22-alpine"
+OURS = "ghcr.io/openova-io/catalyst-cutover:0.1.0"
+NEGATIVE = "ghcr.io/openova-io/cutover-negative:upstream-only"
+PACKAGE = "xpkg.upbound.io/crossplane-contrib/provider-hcloud:v0.4.0"
+TREE = """\
+apiVersion: source.toolkit.fluxcd.io/v1beta2
+kind: HelmRepository
+metadata: {name: bp-gitea, namespace: flux-system}
+spec: {type: oci, url: "oci://ghcr.io/openova-io"}
+---
+apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata: {name: bp-gitea, namespace: flux-system}
+spec:
+  chart: {spec: {chart: bp-gitea, version: 1.1.2, sourceRef: {kind: HelmRepository, name: bp-gitea}}}
+"""
+
+
+def pod(name: str, image: str, kind: str = "Pod") -> dict[str, Any]:
+    spec: dict[str, Any] = {"containers": [{"name": "c", "image": image}]}
+    metadata = {"name": name, "namespace": "apps"}
+    return {"kind": kind, "metadata": metadata, "spec": spec if kind == "Pod" else {"template": {"spec": spec}}}
+
+
+def source(url: str) -> dict[str, Any]:
+    return {"kind": "HelmRepository", "metadata": {"name": "bp", "namespace": "flux-system"}, "spec": {"url": url}}
+
+
+def release(chart: str, version: str) -> dict[str, Any]:
+    spec = {"chart": chart, "version": version, "sourceRef": {"kind": "HelmRepository", "name": "bp"}}
+    metadata = {"name": chart, "namespace": "flux-system"}
+    return {"kind": "HelmRelease", "metadata": metadata, "spec": {"chart": {"spec": spec}}}
+
+
+def provider(package: str) -> dict[str, Any]:
+    return {"kind": "Provider", "metadata": {"name": "p"}, "spec": {"package": package}}
+
+
+@dataclass
+class FakeCluster:
+    """An API server that can list."""
+
+    objects: list[dict[str, Any]] = field(default_factory=list)
+
+    async def served(self, kind: Any) -> bool:
+        return any(o["kind"] == kind.kind for o in self.objects)
+
+    async def list(self, kind: Any) -> list[dict[str, Any]]:
+        found = [o for o in self.objects if o["kind"] == kind.kind]
+        return [{k: v for k, v in o.items() if k != "kind"} for o in found]
+
+
+@dataclass
+class FakeGit:
+    """Local Gitea with one branch checked out."""
+
+    path: Path
+
+    @asynccontextmanager
+    async def checkout(self, remote: Any, branch: str) -> AsyncIterator[Any]:
+        assert remote.url.endswith("/openova/openova.git")
+        yield SimpleNamespace(path=self.path, head="0" * 40)
+
+
+ORDER = Order("run-1", "step", 1, 7, datetime(2026, 11, 1, tzinfo=UTC), {})
+
+
+class Stage:
+    """A site with a cluster, a tree and the two steps."""
+
+    def __init__(self, site: Any) -> None:
+        self.site = site
+        self.cluster = FakeCluster()
+        self.tree = site.directory / "tree"
+        self.sovereign: Sovereign = site.sovereign()
+        self.progress: list[Progress] = []
+        kit = self.tree / "clusters/_template/bootstrap-kit"
+        kit.mkdir(parents=True)
+        (kit / "10-gitea.yaml").write_text(TREE)
+
+    async def tell(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    @asynccontextmanager
+    async def world(self) -> AsyncIterator[World]:
+        async with (
+            Registries.open(self.sovereign, QUICK) as registries,
+            HarborApi.open(self.sovereign.harbor) as harbor,
+        ):
+            none: Any = None
+            git: Any = FakeGit(self.tree)
+            cluster: Any = self.cluster
+            yield World(self.sovereign, cluster, git, none, harbor, registries, none)
+
+    async def projects(self) -> ProjectsReady:
+        async with self.world() as world:
+            return await harbor_projects.run(ORDER, world, self.tell)
+
+    async def prewarm(self) -> Prewarmed:
+        async with self.world() as world:
+            return await harbor_prewarm.run(ORDER, world, self.tell)
+
+    def api(self) -> httpx.AsyncClient:
+        base = f"{self.site.harbor_url}/api/v2.0"
+        return httpx.AsyncClient(base_url=base, auth=("admin", PASSWORD))
+
+
+@pytest.fixture
+def stage(site: Any) -> Stage:
+    """What a Sovereign runs, and all of it upstream."""
+    made = Stage(site)
+    made.cluster.objects = [
+        pod("api", API),
+        pod("new-api", NEW_API, "Deployment"),
+        pod("nats", "nats:2.10.22-alpine", "StatefulSet"),
+        source("oci://ghcr.io/openova-io"),
+        release("bp-cilium", "1.1.1"),
+        provider(PACKAGE),
+    ]
+    charts = [("bp-cilium", "1.1.1", b"cilium"), ("bp-gitea", "1.1.2", b"gitea")]
+    upstream.seed(site.upstream, charts, [API, NEW_API, NATS, OURS, NEGATIVE], [PACKAGE])
+    return made
+
+
+# step 2
+
+
+async def test_every_project_is_made_public_and_hosted_with_those_that_references_name(stage: Stage) -> None:
+    result = await stage.projects()
+    wanted = {u.project for u in stage.sovereign.upstreams} | {"openova-io", "proxy-dockerhub"}
+    assert set(result.projects) == set(result.created) == wanted
+    async with stage.api() as api:
+        have = {p["name"]: p for p in (await api.get("/projects", params={"page_size": 100})).json()}
+    assert wanted <= set(have)
+    assert all(have[n]["metadata"]["public"] == "true" and "registry_id" not in have[n] for n in wanted)
+
+
+async def test_projects_that_are_there_are_nothing_to_do(stage: Stage) -> None:
+    await stage.projects()
+    again = await stage.projects()
+    assert (again.changes, again.created) == (0, ())
+    assert "nothing to do" in again.summary
+
+
+async def test_a_private_project_is_an_error_that_names_it_and_what_is_wanted(stage: Stage) -> None:
+    async with stage.api() as api:
+        await api.post("/projects", json={"project_name": "proxy-ghcr", "metadata": {"public": "false"}})
+    with pytest.raises(Stuck, match="proxy-ghcr: it is private; wanted is proxy-ghcr: hosted, public"):
+        await stage.projects()
+
+
+async def test_a_proxy_where_a_hosted_project_shall_be_is_an_error_and_nothing_is_made(stage: Stage) -> None:
+    async with stage.api() as api:
+        body = {"name": "x", "url": "https://ghcr.io", "type": "github-ghcr"}
+        made = await api.post("/registries", json=body)
+        number = int(made.headers["location"].rpartition("/")[2])
+        body = {"project_name": "proxy-ghcr", "registry_id": number, "metadata": {"public": "true"}}
+        assert (await api.post("/projects", json=body)).status_code == 201
+        with pytest.raises(Stuck, match=f"WrongProject.*it is a proxy of registry {number}"):
+            await stage.projects()
+        assert (await api.get("/projects/openova-io")).status_code == 404
+
+
+def as_proxy(stage: Stage, host: str) -> None:
+    stage.sovereign = stage.site.sovereign(lambda u: u.model_copy(update={"mode": Mode.PROXY}) if u.host == host else u)
+
+
+async def test_a_proxy_project_loses_its_retention_and_its_hazards_are_said(stage: Stage) -> None:
+    as_proxy(stage, "ghcr.io")
+    await stage.projects()
+    async with stage.api() as api:
+        project = (await api.get("/projects/proxy-ghcr")).json()
+        registry = (await api.get(f"/registries/{project['registry_id']}")).json()
+    assert (registry["type"], registry["url"]) == ("github-ghcr", "https://ghcr.io")
+    assert "retention_id" not in project["metadata"]
+    assert any("deletes its copy" in p.message for p in stage.progress)
+    assert (await stage.projects()).changes == 0
+
+
+async def test_a_proxy_of_an_upstream_that_does_not_answer_is_an_error(stage: Stage) -> None:
+    stage.site.urls["registry.k8s.io"] = "http://127.0.0.1:9"
+    as_proxy(stage, "registry.k8s.io")
+    with pytest.raises(Stuck, match=r"HarborRefused.*the registry is unhealthy"):
+        await stage.projects()
+
+
+async def test_a_login_that_harbor_does_not_know_is_seen_before_anything_is_made(stage: Stage) -> None:
+    stage.sovereign.harbor.login.password_file.write_text("wrong")
+    with pytest.raises(Stuck, match="HarborDenied"):
+        await stage.projects()
+
+
+async def test_a_harbor_that_is_away_is_waited_for(stage: Stage) -> None:
+    stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/api/", status=502))
+    with pytest.raises(Wait, match="HarborUnavailable"):
+        await stage.projects()
+
+
+# step 3
+
+
+async def test_everything_the_cluster_needs_is_in_harbor_with_the_upstream_digest_and_why(stage: Stage) -> None:
+    await stage.projects()
+    result = await stage.prewarm()
+    held = {
+        API: ("ghcr.io", "proxy-ghcr/openova-io/openova/catalyst-api"),
+        NEW_API: ("harbor.openova.io", "proxy-dockerhub/calciumion/new-api"),
+        NATS: ("docker.io", "proxy-docker/library/nats"),
+        PACKAGE: ("xpkg.upbound.io", "proxy-xpkg/crossplane-contrib/provider-hcloud"),
+        "ghcr.io/openova-io/bp-cilium:1.1.1": ("ghcr.io", "openova-io/bp-cilium"),
+        "ghcr.io/openova-io/bp-gitea:1.1.2": ("ghcr.io", "openova-io/bp-gitea"),
+        OURS: ("ghcr.io", "proxy-ghcr/openova-io/catalyst-cutover"),
+    }
+    spelled = {NATS: "nats:2.10.22-alpine"}
+    for reference, (host, local) in held.items():
+        _, repository, tag = upstream.place(reference)
+        digest = stage.site.upstream[host].store.tags(repository)[tag]
+        assert stage.site.harbor.store.tags(local)[tag] == digest
+        assert result.references[spelled.get(reference, reference)] == digest
+    assert result.reasons[API] == ("live: Pod apps/api",)
+    assert result.reasons["ghcr.io/openova-io/bp-gitea:1.1.2"] == ("Git: HelmRelease flux-system/bp-gitea",)
+    assert result.artifacts == result.changes == len(held)
+    assert result.bytes_moved > 0
+
+
+async def test_what_must_exist_only_upstream_is_never_copied(stage: Stage) -> None:
+    stage.cluster.objects.append(pod("negative", NEGATIVE))
+    await stage.projects()
+    result = await stage.prewarm()
+    assert NEGATIVE not in result.references
+    assert not stage.site.harbor.store.exists("proxy-ghcr/openova-io/cutover-negative")
+
+
+async def test_progress_never_runs_backwards_and_ends_with_everything(stage: Stage) -> None:
+    await stage.projects()
+    stage.progress.clear()
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.TRUNCATED, path="/blobs/", times=5))
+    result = await stage.prewarm()
+    percents = [p.percent for p in stage.progress if p.percent is not None]
+    done = [p.bytes_done for p in stage.progress if p.bytes_done is not None]
+    assert percents == sorted(percents)
+    assert done == sorted(done)
+    assert (percents[-1], done[-1]) == (100, result.bytes_moved)
+
+
+async def test_a_second_run_moves_nothing_says_so_and_needs_no_upstream(stage: Stage) -> None:
+    await stage.projects()
+    first = await stage.prewarm()
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.STATUS, status=503, times=None))
+    again = await stage.prewarm()
+    assert (again.changes, again.bytes_moved) == (0, 0)
+    assert "nothing to move, 0 bytes" in again.summary
+    assert again.references == first.references
+
+
+async def test_after_the_cutover_the_local_urls_are_proven_and_no_upstream_is_needed(stage: Stage) -> None:
+    await stage.projects()
+    first = await stage.prewarm()
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.STATUS, status=503, times=None))
+    harbor = stage.sovereign.harbor.host
+    stage.cluster.objects[3] = source(f"oci://{harbor}/openova-io")
+    stage.cluster.objects[5] = provider(f"{harbor}/proxy-xpkg/crossplane-contrib/provider-hcloud:v0.4.0")
+    stage.cluster.objects.append(pod("provider", f"{harbor}/proxy-xpkg/crossplane-contrib/provider-hcloud:v0.4.0"))
+    tree = stage.tree / "clusters/_template/bootstrap-kit/10-gitea.yaml"
+    tree.write_text(TREE.replace("ghcr.io", "harbor.${SOVEREIGN_FQDN}"))
+    again = await stage.prewarm()
+    assert (again.changes, again.bytes_moved) == (0, 0)
+    assert (
+        again.references[f"{harbor}/openova-io/bp-gitea:1.1.2"] == first.references["ghcr.io/openova-io/bp-gitea:1.1.2"]
+    )
+
+
+async def test_a_chart_that_local_harbor_lost_after_the_cutover_is_traced_back_to_its_origin(stage: Stage) -> None:
+    await stage.projects()
+    stage.cluster.objects[3] = source(f"oci://{stage.sovereign.harbor.host}/openova-io")
+    await stage.prewarm()
+    digest = stage.site.upstream["ghcr.io"].store.tags("openova-io/bp-cilium")["1.1.1"]
+    assert stage.site.harbor.store.tags("openova-io/bp-cilium")["1.1.1"] == digest
+
+
+async def test_an_unmapped_host_is_named_with_its_reference_before_anything_moves(stage: Stage) -> None:
+    stage.cluster.objects.append(pod("odd", "cgr.dev/chainguard/kubectl:latest-dev", "DaemonSet"))
+    await stage.projects()
+    with pytest.raises(Stuck, match=r"UnmappedHost.*cgr\.dev/chainguard/kubectl:latest-dev.*DaemonSet apps/odd"):
+        await stage.prewarm()
+    assert stage.site.harbor.store.repositories() == []
+
+
+async def test_a_reference_that_cannot_be_read_is_left_out_aloud(stage: Stage) -> None:
+    stage.cluster.objects.append(pod("templated", "ghcr.io/x/y:${TAG}"))
+    await stage.projects()
+    result = await stage.prewarm()
+    assert any("apps/templated" in n and "left out" in n for n in result.notices)
+
+
+async def test_a_proxy_project_is_filled_by_pulling_and_its_broken_promise_is_said(stage: Stage) -> None:
+    as_proxy(stage, "xpkg.upbound.io")
+    await stage.projects()
+    result = await _prewarmed(stage)
+    local = "proxy-xpkg/crossplane-contrib/provider-hcloud"
+    assert any("keeps the index rewritten" in n for n in result.notices)
+    assert stage.site.harbor.store.tags(local)["v0.4.0"] != result.references[PACKAGE]
+
+
+async def _prewarmed(stage: Stage) -> Prewarmed:
+    """As the pool would: a Wait is tried again."""
+    with suppress(Wait):
+        return await stage.prewarm()
+    await stage.site.harbor.settled()
+    return await stage.prewarm()
+
+
+# the facade
+
+
+async def test_a_probe_exists_only_in_local_harbor_and_a_chart_is_pulled_from_there(stage: Stage) -> None:
+    await stage.projects()
+    await stage.prewarm()
+    async with stage.world() as world:
+        digest = await world.registries.push_probe("openova-io/cutover-probe", "run-7", b"unique")
+        assert await world.registries.local_digest("openova-io/cutover-probe", "run-7") == digest
+        assert await world.registries.local_digest("openova-io/cutover-probe", "run-8") is None
+        pulled = await world.registries.pull_chart("openova-io/bp-cilium", "1.1.1")
+        assert pulled == stage.site.upstream["ghcr.io"].store.tags("openova-io/bp-cilium")["1.1.1"]
+        with pytest.raises(Stuck, match=r"ChartMissing.*openova-io/bp-cilium:9\.9\.9"):
+            await world.registries.pull_chart("openova-io/bp-cilium", "9.9.9")
+        assert await world.harbor.is_public("openova-io")
+        assert not await world.harbor.is_public("no-such")
+
+
+async def test_a_harbor_that_is_opened_again_has_what_it_had(stage: Stage) -> None:
+    await stage.projects()
+    await stage.prewarm()
+    await stage.site.stack.aclose()
+    again = Harbor.open(
+        stage.site.directory / "harbor", "harbor.sovereign.test", stage.site.clock, PASSWORD, lambda host: ""
+    )
+    assert again.store.tags("openova-io/bp-cilium")
+    assert "proxy-ghcr" in again._core.state.projects
+
+
+@pytest.mark.parametrize("mode", [Mode.HOSTED, Mode.PROXY])
+async def test_a_week_without_pulls_empties_a_proxy_with_its_retention_and_nothing_of_ours(
+    stage: Stage, mode: Mode
+) -> None:
+    if mode is Mode.PROXY:
+        as_proxy(stage, "xpkg.upbound.io")
+    await stage.projects()
+    await _prewarmed(stage)
+    stage.site.clock.skip(timedelta(days=9))
+    async with stage.api() as api:
+        path = "/projects/proxy-xpkg/repositories/crossplane-contrib%252Fprovider-hcloud/artifacts"
+        assert (await api.get(path)).json(), "step 2 took the retention away"
