@@ -51,6 +51,7 @@ class Plan:
     hold: float
     fail: Step | None
     heal: bool
+    by_hand: bool
     workers: int
     plain: bool
 
@@ -96,11 +97,12 @@ def _step(_ctx: click.Context, _param: click.Parameter, word: str | None) -> Ste
 @click.option("--fail", "fail", metavar="STEP", callback=_step, help="Make this step (slug or number) fail for real.")
 @click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="Stage a failure from the field by its name.")
 @click.option("--heal/--no-heal", default=True, show_default=True, help="After a staged failure: undo it, ask again.")
+@click.option("--by-hand", is_flag=True, help="Ask for nothing: wait until you publish the request yourself.")
 @click.option("--workers", type=click.IntRange(1, 8), default=1, show_default=True, help="Worker processes.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table; always so when the output is no terminal.")
 def rehearse(
     keep: Path | None, repo: str | None, tree: Path | None, hold: float, fail: Step | None, scenario: str | None,
-    heal: bool, workers: int, plain: bool,
+    heal: bool, by_hand: bool, workers: int, plain: bool,
 ) -> None:  # fmt: skip
     """Rehearse a whole cutover here, on a Sovereign in a box: nothing outside this machine is touched.
 
@@ -124,7 +126,7 @@ def rehearse(
     for name in [name for name in os.environ if name.startswith("CUTOVER_")]:
         del os.environ[name]
     directory = keep or Path(tempfile.mkdtemp(prefix="sovereign-"))
-    plan = Plan(directory.resolve(), repo, tree, hold, fail, heal, workers, plain)
+    plan = Plan(directory.resolve(), repo, tree, hold, fail, heal, by_hand, workers, plain)
     console = Console(highlight=False)
     outcome = run(_rehearse(plan, console))
     _end(plan, outcome, console)
@@ -157,6 +159,8 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
         await stream.ensure()
         if plan.fail is not None:
             _say(console, f"Staged for {plan.fail.slug}: {await box.fail(plan.fail.slug)}")
+        else:
+            await box.heal()  # of what an earlier rehearsal staged here
         state = await _run(settings, stream, crew, plan, console)
         if plan.fail is not None and state.run is not None and state.run.failed_step == plan.fail.slug:
             staged = plan.fail
@@ -176,6 +180,9 @@ async def _run(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan,
     before = await asking.state(stream)
     if before.active:
         _say(console, "A run of an earlier rehearsal is under way; it is taken up where it stopped.")
+        since = before.seq
+    elif plan.by_hand:
+        _say(console, f"The broker is at {settings.nats.url}. Waiting for catalyst.cutover.requested ...")
         since = before.seq
     else:
         data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal")

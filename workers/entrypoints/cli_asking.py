@@ -77,6 +77,8 @@ def cancel(ctx: click.Context, run_id: str | None, operator: str, reason: str | 
 
 async def _tell(settings: Settings, data: facts.Requested | facts.CancelRequested, wait: float) -> Answer:
     async with asking.listening(settings) as stream:
+        if isinstance(data, facts.CancelRequested) and not (await asking.state(stream)).active:
+            raise Failed("no run is active; nothing was published")
         seq = await asking.publish(settings, stream, data)
         return await asking.answer(stream, seq, wait) if wait > 0 else Answer(seq)
 
