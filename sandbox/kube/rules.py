@@ -305,3 +305,18 @@ def decoded(value: Any, kind: Type, path: str, unknown: list[str]) -> Any:
         elif item is not None or kind.kind == "map":
             out[key] = decoded(item, kind.child(key), below, unknown)
     return out
+
+
+def tidied(value: Any, kind: Type) -> Any:
+    """A builtin value without empty lists and maps, which Go leaves out (`omitempty`); empty structs stay."""
+    if isinstance(value, list):
+        return [tidied(item, kind.item()) for item in value]
+    if not isinstance(value, dict) or kind.kind == "any":
+        return value
+    out = {}
+    for key, item in value.items():
+        below = kind.child(key)
+        if not item and below.kind in ("list", "map") and kind.kind == "struct" and key not in kind.always:
+            continue
+        out[key] = tidied(item, below) if item else item
+    return out

@@ -241,7 +241,11 @@ class Verbs:
         return body
 
     def _completed(self, r: Resource, obj: Object) -> Object:
-        return r.schema.defaulted(obj) if r.schema is not None else filled(r.group, r.kind, obj)
+        if r.schema is None:
+            done: Object = rules.tidied(filled(r.group, r.kind, obj), r.type)
+            return done
+        done = r.schema.defaulted(obj)
+        return {**done, "metadata": rules.tidied(done["metadata"], r.type.fields["metadata"])}
 
     def _validate(self, r: Resource, obj: Object, old: Object | None) -> None:
         faults = rules.metadata_faults(r.group, r.plural, obj["metadata"])
