@@ -13,6 +13,7 @@ from sandbox.catalogue import CHARTS, GITOPS_UPSTREAM
 from sandbox.controllers.api import HELM_CHARTS, HELM_RELEASES, Resource
 from sandbox.controllers.conditions import REQUESTED_AT
 from sandbox.controllers.helm import FORCE_AT
+from sandbox.controllers.oci import Credentials
 from sandbox.description import HARBOR_PASSWORD, HARBOR_USER
 from sandbox.registry import Fault, Wrong
 
@@ -73,8 +74,8 @@ async def _no_project(box: Box) -> None:
 
 
 def _harbor(box: Box) -> aiohttp.ClientSession:
-    login = aiohttp.BasicAuth(HARBOR_USER, box.keyring.get(HARBOR_PASSWORD))
-    return aiohttp.ClientSession(f"{box.harbor_url}/api/v2.0/", auth=login)
+    login = Credentials(HARBOR_USER, box.keyring.get(HARBOR_PASSWORD))
+    return aiohttp.ClientSession(f"{box.harbor_url}/api/v2.0/", headers={"Authorization": login.header()})
 
 
 async def _image_denied(box: Box) -> None:

@@ -52,7 +52,7 @@ HELM_CHARTS = Resource(FLUX_SOURCE, "v1", "helmcharts", "HelmChart")
 OCI_REPOSITORIES = Resource(FLUX_SOURCE, "v1beta2", "ocirepositories", "OCIRepository")
 KUSTOMIZATIONS = Resource("kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization")
 HELM_RELEASES = Resource("helm.toolkit.fluxcd.io", "v2", "helmreleases", "HelmRelease")
-PROVIDERS = Resource("pkg.crossplane.io", "v1", "providers", "Provider")
+PROVIDERS = Resource("pkg.crossplane.io", "v1", "providers", "Provider", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
 
