@@ -19,6 +19,8 @@ Key = tuple[str, str]
 
 GRACE = 15.0
 """Seconds after which what keeps failing is called failed: Flux's own first retries lie within."""
+FIRST_LOOK = 1.0
+"""Seconds until the first look at who is late; then twice as long each time, up to GRACE."""
 AT_ONCE = 16
 """Requests to the API server that are under way at the same time."""
 
@@ -103,20 +105,22 @@ async def patiently(
 
     `nudge` is given those that merely wait, now and then: a controller may have looked into an old cache.
     """
-    end = time.monotonic() + timeout
-    failing: frozenset[Key] = frozenset()
+    begin, look = time.monotonic(), FIRST_LOOK
+    since: dict[Key, float] = {}
     while True:
+        left = begin + timeout - time.monotonic()
         try:
-            return await cluster.wait_all(kind, None, over, min(GRACE, max(0.1, end - time.monotonic())))
+            return await cluster.wait_all(kind, None, over, min(look, max(0.1, left)))
         except WaitedInVain as vain:
-            laggards = late(vain.seen)
-            failed = frozenset(k for k, v in laggards.items() if v.state is flux.State.FAILED)
-            hopeless = bool(failed) and failed == failing and failed == laggards.keys()
-            if hopeless or time.monotonic() >= end:
+            now, laggards = time.monotonic(), late(vain.seen)
+            failed = {key for key, verdict in laggards.items() if verdict.state is flux.State.FAILED}
+            since = {key: since.get(key, now) for key in failed}
+            hopeless = bool(failed) and failed == laggards.keys() and all(now - t >= GRACE for t in since.values())
+            if hopeless or now >= begin + timeout:
                 raise Wait(f"{kind.kind}NotReady", told(laggards)) from None
-            failing = failed
             if nudge is not None and (waiting := laggards.keys() - failed):
                 await nudge(waiting)
+            look = min(2 * look, GRACE)
 
 
 def told(laggards: Mapping[Key, flux.Verdict], most: int = 5) -> str:
