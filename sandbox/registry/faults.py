@@ -35,6 +35,8 @@ class Fault:
     """How often; None is until it is cleared."""
     status: int = 503
     retry_after: str | None = None
+    location: str | None = None
+    """With a 3xx: where readers are sent, as Harbor does that redirects to its object store."""
 
     def applies(self, request: web.BaseRequest) -> bool:
         """Whether it still happens, and to this request."""

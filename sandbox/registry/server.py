@@ -136,7 +136,8 @@ async def _answer(faults: Faults, request: web.Request, handler: Handler) -> web
     if fault is not None and fault.wrong is Wrong.RESET and request.transport is not None:
         request.transport.abort()
     if fault is not None and fault.wrong in (Wrong.STATUS, Wrong.RESET):
-        headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+        said = {"Retry-After": fault.retry_after, "Location": fault.location}
+        headers = {name: value for name, value in said.items() if value}
         code = "TOOMANYREQUESTS" if fault.status == 429 else "UNAVAILABLE"
         return Problem(fault.status, code, "staged by the sandbox", headers=headers).response()
     if fault is not None:

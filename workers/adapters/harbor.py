@@ -55,7 +55,7 @@ class FromFile(httpx.Auth):
 
 
 class HarborApi:
-    """One Harbor. Give it a client whose base_url ends in /api/v2.0 and that keeps no cookies."""
+    """One Harbor. Give it a client whose base_url ends in /api/v2.0."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -150,6 +150,8 @@ class HarborApi:
     ) -> httpx.Response:
         """One request; wire trouble becomes our two words. Messages carry Harbor's words, never what was sent."""
         said = f"Harbor {method} {path}"
+        # With a session cookie Harbor wants a CSRF token for every change (server/middleware/csrf).
+        self._http.cookies.clear()
         try:
             answer = await self._http.request(method, path, headers=headers, params=params, json=json)
         except httpx.TransportError as error:

@@ -224,6 +224,20 @@ async def test_a_copy_that_rots_in_local_storage_is_seen(ready: Any) -> None:
         await copied(ready.sovereign(), [IMAGE])
 
 
+async def test_a_harbor_that_sends_readers_to_a_name_only_pods_resolve_is_no_mirror_for_nodes(ready: Any) -> None:
+    publish(ready.upstream["ghcr.io"].store, IMAGE)
+    await copied(ready.sovereign(), [IMAGE])
+    storage = "http://seaweedfs-s3.seaweedfs.svc.cluster.local:8333/harbor/blob"
+    sovereign = ready.sovereign()
+    async with Registries.open(sovereign, QUICK) as registries:
+        copier = registries.copier()
+        wanted = placed(sovereign, Reference.parse(IMAGE), What.IMAGE)
+        plan = await copier.survey([wanted] if wanted else [], quietly)
+        ready.harbor.faults.add(Fault(Wrong.STATUS, path="/blobs/sha256", status=307, location=storage, times=None))
+        with pytest.raises(Stuck, match=r"HarborRedirects.*disableRedirect: true"):
+            await copier.prove(plan, quietly)
+
+
 async def test_the_mothership_serves_blobs_first_and_the_canonical_registry_what_it_lacks(ready: Any) -> None:
     publish(ready.upstream["ghcr.io"].store, IMAGE)
     mothership = ready.upstream["harbor.openova.io"]

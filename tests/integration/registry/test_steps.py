@@ -218,6 +218,7 @@ async def test_a_login_that_harbor_does_not_know_is_seen_before_anything_is_made
     stage.sovereign.harbor.login.password_file.write_text("wrong")
     with pytest.raises(Stuck, match="HarborDenied"):
         await stage.projects()
+    assert stage.site.harbor.faults.count(path="/projects") == 0
 
 
 async def test_a_harbor_that_is_away_is_waited_for(stage: Stage) -> None:
@@ -333,6 +334,15 @@ async def test_a_proxy_project_is_filled_by_pulling_and_its_broken_promise_is_sa
     local = "proxy-xpkg/crossplane-contrib/provider-hcloud"
     assert any("keeps the index rewritten" in n for n in result.notices)
     assert stage.site.harbor.store.tags(local)["v0.4.0"] != result.references[PACKAGE]
+
+
+async def test_what_a_proxy_served_and_has_not_stored_is_waited_for(stage: Stage) -> None:
+    as_proxy(stage, "xpkg.upbound.io")
+    await stage.projects()
+    await _prewarmed(stage)
+    stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/artifacts/", status=404))
+    with pytest.raises(Wait, match="ProxyNotStored"):
+        await stage.prewarm()
 
 
 async def _prewarmed(stage: Stage) -> Prewarmed:
