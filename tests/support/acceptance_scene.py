@@ -57,9 +57,9 @@ def cutover(*arguments: str, timeout: float = 100.0, **env: str) -> Said:
     return Said(done.returncode, done.stdout.decode())
 
 
-async def typed(*arguments: str, **env: str) -> Said:
+async def typed(*arguments: str, timeout: float = 100.0, **env: str) -> Said:
     """The same, from a test that is async itself."""
-    return await asyncio.to_thread(lambda: cutover(*arguments, **env))
+    return await asyncio.to_thread(lambda: cutover(*arguments, timeout=timeout, **env))
 
 
 def exported(file: Path) -> list[Entry]:
