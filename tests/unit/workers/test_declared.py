@@ -131,6 +131,7 @@ def test_a_change_knows_whether_it_holds_and_how_to_patch_for_it() -> None:
         "spec": {"url": URL, "insecure": True, "secretRef": None},
     }
     assert holds(change(), {"spec": {"url": URL, "insecure": True}})
+    assert not holds(change(), {"spec": {"url": URL, "insecure": True, "secretRef": {"name": "s"}}})
 
 
 def test_a_merge_patch_into_a_list_carries_the_whole_list() -> None:

@@ -72,6 +72,15 @@ class Declared:
     kustomizations: frozenset[Key]
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How many charts came from local Harbor now, how many sleep, and which came with other bytes."""
+
+    charts: int
+    dormant: int
+    differ: tuple[str, ...]
+
+
 async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     """Repoint every source, in Git and live, fetch every chart again, then strip the credentials."""
     before = await observe(world)
@@ -87,7 +96,7 @@ async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     await _settle(world, todo)
 
     await report(Progress(message="every chart is fetched from local Harbor", percent=50))
-    fetched, dormant = await _fetch(world, before)
+    fetched = await _fetch(world, before)
     await packages.healthy(world.cluster, todo, world.sovereign.flux.timeout)
     await report(Progress(message="the mothership's credentials go", percent=80))
     stripped = await _strip(world, before, public)
@@ -98,29 +107,29 @@ async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     after = await observe(world)
     await _look_again(world, after, public)
     in_git = sum(len(part.changes) for part in declared)
-    changes = len(todo.changes) + provided + fetched + stripped
+    changes = len(todo.changes) + provided + fetched.charts + stripped
     return SourcesPivoted(
         changes=changes,
-        summary=_summary(changes, in_git, patched, fetched, stripped, dormant, todo.foreign),
+        summary=_summary(changes, in_git, patched, stripped, fetched, todo.foreign),
         helm_repositories=_count(world, after, "HelmRepository"),
         oci_repositories=_count(world, after, "OCIRepository"),
         packages=_count(world, after, *(kind.kind for kind in PACKAGE_KINDS)),
-        charts_fetched=fetched,
+        charts_fetched=fetched.charts,
         pull_secrets=stripped,
         commit=commits[_main(world)],
     )
 
 
-def _summary(
-    changes: int, committed: int, patched: int, fetched: int, stripped: int, dormant: int, foreign: Iterable[str]
-) -> str:
+def _summary(changes: int, in_git: int, patched: int, stripped: int, fetched: Fetched, foreign: Iterable[str]) -> str:
     done = (
-        f"{committed} sources repointed in Git, {patched} live only; {fetched} charts fetched from local Harbor; "
+        f"{in_git} sources repointed in Git, {patched} live only; {fetched.charts} charts fetched from local Harbor; "
         f"{stripped} pull secrets without the mothership"
     )
     words = [done if changes else "nothing to do: every source is local and every chart was fetched since"]
-    if dormant:
-        words.append(f"{dormant} charts of suspended releases not fetched")
+    if fetched.dormant:
+        words.append(f"{fetched.dormant} charts of suspended releases not fetched")
+    if fetched.differ:
+        words.append(f"published again upstream under the same version: {', '.join(fetched.differ[:10])}")
     if others := list(foreign):
         words.append(f"left alone, of third parties: {', '.join(others[:10])}")
     return "; ".join(words)
@@ -311,15 +320,15 @@ def _refers(obj: Object) -> list[Key]:
 # --- charts ---------------------------------------------------------------------------------------------
 
 
-async def _fetch(world: World, before: Seen) -> tuple[int, int]:
+async def _fetch(world: World, before: Seen) -> Fetched:
     """Every chart of a local repository was downloaded from there; its releases are Ready and untouched."""
     cluster, timeout = world.cluster, world.sovereign.flux.timeout
     now = await observe(world)
     local = {key_of(obj): obj for obj in now.of(HELM_REPOSITORY.kind) if is_local(address(obj), world.sovereign)}
     todo = charts.fetches(now.charts.values(), local, now.releases)
-    fetched = await charts.fetch(cluster, now.charts, todo, timeout) if todo.keys else 0
+    differ = await charts.fetch(cluster, now.charts, todo, timeout) if todo.keys else []
     await charts.releases_ready(cluster, before.releases, timeout)
-    return fetched, len(todo.dormant)
+    return Fetched(len(todo.keys), len(todo.dormant), tuple(differ))
 
 
 # --- after ----------------------------------------------------------------------------------------------

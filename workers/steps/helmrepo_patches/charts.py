@@ -70,19 +70,38 @@ def _chart_of(release: Object) -> Key:
 
 
 def differences(before: Mapping[Key, Object], after: Seen) -> list[str]:
-    """Charts whose content changed with their source. A repackaged one (valuesFiles) has no stable digest."""
+    """Charts that came with other bytes than were there before, under the same version.
+
+    A chart that Flux repackages (valuesFiles) has no stable digest.
+    """
     found = []
     for key, chart in before.items():
-        old = (chart.get("status") or {}).get("artifact") or {}
-        new = (after[key].get("status") or {}).get("artifact") or {}
-        digests = old.get("digest") != new.get("digest") and not chart["spec"].get("valuesFiles")
-        if old and (old.get("revision") != new.get("revision") or digests):
-            found.append(f"{'/'.join(key)}: was {old.get('revision')} {old.get('digest')}, is {new.get('digest')}")
+        old, new = _artifact(chart), _artifact(after[key])
+        if old and old.get("digest") != new.get("digest") and not chart["spec"].get("valuesFiles"):
+            found.append(f"{'/'.join(key)} {new.get('revision')}")
     return found
 
 
-async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, timeout: float) -> int:
-    """Every planned chart was made anew, downloaded, and is what it was before. How many."""
+def other_versions(before: Mapping[Key, Object], after: Seen) -> list[str]:
+    """Charts that came in another version than before: their releases would be upgraded by the pivot."""
+    pairs = ((key, _artifact(chart), _artifact(after[key])) for key, chart in before.items())
+    return [
+        f"{'/'.join(key)}: was {old['revision']}, is {new.get('revision')}"
+        for key, old, new in pairs
+        if old and old.get("revision") != new.get("revision")
+    ]
+
+
+def _artifact(chart: Object) -> Object:
+    found: Object = (chart.get("status") or {}).get("artifact") or {}
+    return found
+
+
+async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, timeout: float) -> list[str]:
+    """Every planned chart was made anew and downloaded, in the version it had. Those whose bytes differ.
+
+    Other bytes are told and not refused: upstream published that version again, and step 3 copied what it serves.
+    """
     before = {key: charts[key] for key in plan.keys}
     await each(before, lambda key: cluster.delete(HELM_CHART, key[1], key[0]))
     # A finalizer holds each until its archive is gone; its owner must not find the old one still there.
@@ -102,10 +121,10 @@ async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, t
 
     await ask(before)
     after = await patiently(cluster, HELM_CHART, lambda seen: not lagging_(seen), lagging_, timeout, nudge=ask)
-    if changed := differences(before, after):
-        words = "; ".join(changed[:5])
-        raise Stuck("ChartDiffers", f"local Harbor serves other bytes than upstream did: {words}; mirror them again")
-    return len(before)
+    if moved_on := other_versions(before, after):
+        message = f"local Harbor serves another version than upstream did: {'; '.join(moved_on[:5])}"
+        raise Stuck("ChartDiffers", f"{message}; pin the version or mirror again")
+    return differences(before, after)
 
 
 def _uid(obj: Object) -> str:

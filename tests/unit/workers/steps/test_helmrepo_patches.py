@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from workers.errors import Stuck
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps.helmrepo_patches import plan
-from workers.steps.helmrepo_patches.charts import differences, fetches, moved, stale
+from workers.steps.helmrepo_patches.charts import differences, fetches, moved, other_versions, stale
 from workers.steps.helmrepo_patches.packages import installed
 from workers.steps.helmrepo_patches.pull_secrets import entry, pull_secret, strips
 from workers.steps.helmrepo_patches.sources import host_of, local_address
@@ -181,6 +181,15 @@ def test_other_bytes_than_before_are_told_unless_flux_repackages_them() -> None:
     assert len(differences({key: old}, {key: new})) == 1
     old["spec"]["valuesFiles"] = ["v.yaml"]
     assert differences({key: old}, {key: new}) == []
+
+
+def test_another_version_than_before_is_told() -> None:
+    key = ("flux-system", "flux-system-x")
+    old, new = chart("2026-04-30T09:00:00Z"), chart("2026-04-30T11:00:00Z")
+    assert other_versions({key: old}, {key: new}) == []
+    new["status"]["artifact"]["revision"] = "1.0.1"
+    assert len(other_versions({key: old}, {key: new})) == 1
+    assert other_versions({key: chart(None)}, {key: new}) == []
 
 
 def test_a_release_that_moved_without_a_reason_is_told() -> None:
