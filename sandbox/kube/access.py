@@ -131,9 +131,9 @@ def allowed(store: Store, user: User, ask: Ask) -> bool:
         return ask.verb == "get" and ask.path.startswith(_PATHS)
     if ask.verb == "create" and (ask.group, ask.resource) in _BASIC:
         return True
-    bindings = [(b, "") for b in store.list((RBAC, "clusterrolebindings"))]
+    bindings = [(b, "") for b in store.all((RBAC, "clusterrolebindings"))]
     if ask.namespace:
-        bindings += [(b, ask.namespace) for b in store.list((RBAC, "rolebindings"), ask.namespace)]
+        bindings += [(b, ask.namespace) for b in store.all((RBAC, "rolebindings"), ask.namespace)]
     return any(
         _grants(rule, ask)
         for binding, namespace in bindings

@@ -13,10 +13,11 @@ from ruamel.yaml.error import YAMLError
 from sandbox.clock import Clock
 from sandbox.kube import discovery, errors, subresources, tables
 from sandbox.kube.access import Ask, Tokens, User, allowed
+from sandbox.kube.call import Call
 from sandbox.kube.definitions import Definitions
 from sandbox.kube.resources import Catalogue, Resource
 from sandbox.kube.store import Store
-from sandbox.kube.verbs import Call, Verbs
+from sandbox.kube.verbs import Verbs
 from sandbox.kube.watch import Watch
 
 Object = dict[str, Any]

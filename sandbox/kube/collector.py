@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from sandbox.kube.call import Call
 from sandbox.kube.errors import ApiError
 from sandbox.kube.resources import Catalogue
 from sandbox.kube.store import Change, Place, Store
-from sandbox.kube.verbs import Call, Verbs
+from sandbox.kube.verbs import Verbs
 
 Object = dict[str, Any]
 NAMESPACES = ("", "namespaces")
@@ -66,7 +67,10 @@ class Collector:
             return
         metadata = live["metadata"]
         if place[0] == NAMESPACES:
-            self._empty(place[2]) if metadata.get("deletionTimestamp") else self._default_account(place[2])
+            if metadata.get("deletionTimestamp"):
+                self._empty(place[2])
+            else:
+                self._default_account(place[2])
         elif metadata.get("deletionTimestamp"):
             self._wait_over(place, live)
         elif metadata.get("ownerReferences"):

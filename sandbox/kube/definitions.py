@@ -61,7 +61,7 @@ class Definitions:
 
     def read(self) -> None:
         """Serve all that the store holds."""
-        for definition in self._store.list(KIND):
+        for definition in self._store.all(KIND):
             self._catalogue.define(definition)
 
     def _heard(self, place: Place, change: Change) -> None:

@@ -259,7 +259,7 @@ def faults(group: str, kind: str, obj: Object, old: Object | None) -> list[Fault
 
 # Quantities are published as strings, and may be written as numbers.
 _QUANTITIES = frozenset(
-    "limits requests capacity allocatable overhead sizeLimit divisor min max default defaultRequest hard used".split()
+    ("limits", "requests", "capacity", "allocatable", "overhead", "sizeLimit", "divisor", "min", "max", "hard", "used")
 )
 
 

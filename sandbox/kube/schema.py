@@ -150,28 +150,30 @@ def _path(error: jsonschema.ValidationError) -> str:
 
 
 def _told(error: jsonschema.ValidationError) -> list[Fault]:
-    path, value = _path(error), error.instance
+    path = _path(error)
+    value: Any = error.instance
+    wanted: Any = error.validator_value
     shown = orjson.dumps(value).decode()
     match error.validator:
         case "required":
-            missing = [name for name in error.validator_value if name not in value]
+            missing = [name for name in wanted if name not in value]
             return [(f"{path}.{name}" if path else name, "Required value", "FieldValueRequired") for name in missing]
         case "pattern":
-            written = error.schema.get("pattern", "")
+            written = str(wanted)
             written = written[:-2] + "$" if written.endswith(r"\Z") else written
             said = f"Invalid value: {shown}: {path} in body should match '{written}'"
             return [(path, said, "FieldValueInvalid")]
         case "enum":
-            allowed = ", ".join(orjson.dumps(item).decode() for item in error.validator_value)
+            allowed = ", ".join(orjson.dumps(item).decode() for item in wanted)
             return [(path, f"Unsupported value: {shown}: supported values: {allowed}", "FieldValueNotSupported")]
         case "type":
             kind = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}.get(
                 type(value), "number" if isinstance(value, float) else "null"
             )
-            said = f'Invalid value: "{kind}": {path} in body must be of type {error.validator_value}: "{kind}"'
+            said = f'Invalid value: "{kind}": {path} in body must be of type {wanted}: "{kind}"'
             return [(path, said, "FieldValueTypeInvalid")]
         case "maxLength" | "maxItems" | "maxProperties":
-            return [(path, f"Too long: may not be more than {error.validator_value} bytes", "FieldValueTooLong")]
+            return [(path, f"Too long: may not be more than {wanted} bytes", "FieldValueTooLong")]
         case _:
             said = f"Invalid value: {shown}: {path} in body {error.message}"
             return [(path, said, "FieldValueInvalid")]

@@ -54,7 +54,7 @@ class Store:
         """The object as it is now."""
         return self._objects.get(kind, {}).get((namespace, name))
 
-    def list(self, kind: KindKey, namespace: str | None = None) -> list[Object]:
+    def all(self, kind: KindKey, namespace: str | None = None) -> list[Object]:
         """Objects in the order of their keys, as etcd gives them."""
         have = self._objects.get(kind, {})
         if namespace is None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from sandbox.kube import access, errors, managed, patches, rules
 from sandbox.kube.access import ISSUER, Ask, Tokens, User
+from sandbox.kube.call import Call
 from sandbox.kube.managed import Owner
 from sandbox.kube.store import Store
 from sandbox.kube.typed import builtin
-from sandbox.kube.verbs import Call, Verbs
+from sandbox.kube.verbs import Verbs
 
 Object = dict[str, Any]
 
@@ -47,7 +49,7 @@ def token_request(call: Call, verbs: Verbs, tokens: Tokens) -> Object:
         raise errors.invalid("authentication.k8s.io", "TokenRequest", "", [fault])
     metadata = account["metadata"]
     named = {"name": call.name, "namespace": call.namespace, "uid": metadata["uid"]}
-    asked = {
+    asked: Object = {
         "kind": "TokenRequest",
         "apiVersion": "authentication.k8s.io/v1",
         "metadata": {**named, "creationTimestamp": verbs.now()},
@@ -124,14 +126,7 @@ def scale(call: Call, verbs: Verbs, method: str) -> Object:
         change = {"spec": {"replicas": replicas}, "metadata": {}}
         if revision := (wanted.get("metadata") or {}).get("resourceVersion"):
             change["metadata"] = {"resourceVersion": revision}
-        inner = Call(
-            **{
-                **call.__dict__,
-                "subresource": "",
-                "body": change,
-                "content_type": patches.MERGE_PATCH,
-            }
-        )
+        inner = replace(call, subresource="", body=change, content_type=patches.MERGE_PATCH)
         obj, _ = verbs.patch(inner)
     return _scale_of(obj)
 
@@ -156,7 +151,7 @@ def _scale_of(obj: Object) -> Object:
 def evict(call: Call, verbs: Verbs) -> Object:
     """Delete a Pod; disruption budgets are not kept."""
     options = (call.body or {}).get("deleteOptions") if isinstance(call.body, dict) else None
-    verbs.delete(Call(**{**call.__dict__, "body": options, "subresource": ""}))
+    verbs.delete(replace(call, body=options, subresource=""))
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 

@@ -43,7 +43,7 @@ def _column(name: str, kind: str = "string", shape: str = "", says: str = "") ->
 
 
 def _table(body: Object, resource: Resource, now: datetime, include: str) -> Object:
-    objects = body["items"] if "items" in body else [body]
+    objects = body.get("items", [body])
     columns, cells = _columns(resource, now)
     metadata = body["metadata"]
     kept = ("resourceVersion", "continue", "remainingItemCount")
@@ -73,16 +73,18 @@ def _columns(resource: Resource, now: datetime) -> tuple[list[Object], Any]:
             _age(obj["metadata"]["creationTimestamp"], now),
         ]
     paths = [column["jsonPath"].removeprefix(".") for column in resource.columns]
-    more = [
-        {**_column(c["name"], c["type"], c.get("format", ""), c.get("description", "")), "priority": c.get("priority", 0)}
-        for c in resource.columns
-    ]  # fmt: skip
+    more = [_printed(column) for column in resource.columns]
     if not more:
         return [name, age], lambda obj: [
             obj["metadata"]["name"],
             _age(obj["metadata"]["creationTimestamp"], now),
         ]
     return [name, *more], lambda obj: [obj["metadata"]["name"], *(_cell(obj, path, now) for path in paths)]
+
+
+def _printed(column: Object) -> Object:
+    made = _column(column["name"], column["type"], column.get("format", ""), column.get("description", ""))
+    return {**made, "priority": column.get("priority", 0)}
 
 
 def _cell(obj: Any, path: str, now: datetime) -> Any:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import random
-import string
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from sandbox.clock import Clock
-from sandbox.kube import errors, managed, patches, rules, selectors
-from sandbox.kube.access import User
+from sandbox.kube import errors, managed, patches, rules
+from sandbox.kube.call import Call, counted, shown
 from sandbox.kube.defaults import filled
+from sandbox.kube.deletion import NAMESPACES, deleted
+from sandbox.kube.listing import listed
 from sandbox.kube.managed import Owner
 from sandbox.kube.resources import Catalogue, Resource
 from sandbox.kube.store import Store
 
 Object = dict[str, Any]
 
-_GENERATIONS = {"apps", "batch", "networking.k8s.io", "policy", "apiextensions.k8s.io"}
 _SYSTEM = (
     "uid",
     "creationTimestamp",
@@ -34,37 +32,6 @@ _SYSTEM = (
     "generateName",
 )
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # what Kubernetes makes names of: no vowels
-
-
-@dataclass
-class Call:
-    """One request to a resource."""
-
-    resource: Resource
-    namespace: str = ""
-    name: str = ""
-    subresource: str = ""
-    query: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
-    content_type: str = "application/json"
-    agent: str = "unknown"
-    user: User = field(default_factory=lambda: User("system:admin", ("system:masters",)))
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def dry(self) -> bool:
-        """Whether nothing is to be kept."""
-        return self.query.get("dryRun") == "All"
-
-    def owner(self, operation: str) -> Owner:
-        """Who is to own what this call writes."""
-        manager = self.query.get("fieldManager") or self.agent
-        return Owner(manager, operation, self.resource.api_version, self.subresource)
-
-
-def shown(obj: Object, resource: Resource) -> Object:
-    """The object in the version that was asked for."""
-    return {**obj, "apiVersion": resource.api_version, "kind": resource.kind}
 
 
 class Verbs:
@@ -96,49 +63,10 @@ class Verbs:
         if call.resource.deprecation:
             call.warnings.append(call.resource.deprecation)
 
-    def select(self, call: Call) -> selectors.Match | None:
-        """The predicate of the call's selectors, None when it takes everything."""
-        r, query = call.resource, call.query
-        by_labels = selectors.by_labels(query.get("labelSelector", ""))
-        by_fields = selectors.by_fields(query.get("fieldSelector", ""), r.group, r.plural, r.selectable)
-        both = [match for match in (by_labels, by_fields) if match is not None]
-        return (lambda obj: all(match(obj) for match in both)) if both else None
-
     def list(self, call: Call) -> Object:
         """The list, or one page of it."""
         self._deprecated(call)
-        r = call.resource
-        match = self.select(call)
-        after, revision = self._page(call)
-        namespace = call.namespace if r.namespaced and call.namespace else None
-        objects = self.store.list(r.key, namespace)
-        if after is not None:
-            objects = [obj for obj in objects if _place(obj) > after]
-        if match is not None:
-            objects = [obj for obj in objects if match(obj)]
-        limit = int(call.query.get("limit") or 0)
-        metadata: Object = {"continue": ""} if r.custom else {}
-        metadata["resourceVersion"] = str(revision)
-        if limit and len(objects) > limit:
-            left = len(objects) - limit
-            objects = objects[:limit]
-            metadata["continue"] = _token(revision, _place(objects[-1]))
-            if match is None:
-                metadata["remainingItemCount"] = left
-        items = [shown(obj, r) if r.custom else _untyped(obj) for obj in objects]
-        return {"kind": r.list_kind, "apiVersion": r.api_version, "metadata": metadata, "items": items}
-
-    def _page(self, call: Call) -> tuple[tuple[str, str] | None, int]:
-        if asked := call.query.get("continue"):
-            after, revision = _untoken(asked)
-            if self.store.since(call.resource.key, revision) is None:
-                raise errors.expired("The provided continue parameter is too old")
-            return after, revision
-        revision = parse_revision(call.query.get("resourceVersion", ""))
-        if revision > self.store.revision:
-            said = f"Too large resource version: {revision}, current: {self.store.revision}"
-            raise errors.ApiError(504, "Timeout", said, {"retryAfterSeconds": 1})
-        return None, self.store.revision
+        return listed(self.store, call)
 
     def create(self, call: Call) -> Object:
         """Make a new object of the body."""
@@ -163,7 +91,7 @@ class Verbs:
             metadata.pop(gone, None)
         if r.namespaced:
             metadata["namespace"] = call.namespace
-        if _counted(r):
+        if counted(r):
             metadata["generation"] = 1
         obj = {**body, "apiVersion": r.stored_as, "kind": r.kind, "metadata": metadata}
         if r.has_status:
@@ -171,7 +99,7 @@ class Verbs:
         obj = self._completed(r, obj)
         if not owned:
             obj = managed.updated(None, obj, r.type, owner, self.now(), split=r.has_status)
-        if r.key == ("", "namespaces"):
+        if r.key == NAMESPACES:
             obj = {**obj, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
         self._validate(r, obj, None)
         name = metadata["name"]
@@ -183,7 +111,7 @@ class Verbs:
         """The namespace must be there, and staying (admission plugin NamespaceLifecycle)."""
         if not call.resource.namespaced:
             return
-        namespace = self.store.get(("", "namespaces"), "", call.namespace)
+        namespace = self.store.get(NAMESPACES, "", call.namespace)
         if namespace is None:
             raise errors.not_found("", "namespaces", call.namespace)
         if namespace["metadata"].get("deletionTimestamp"):
@@ -197,9 +125,7 @@ class Verbs:
         """The body as an object of this kind, unknown fields warned of or refused; raises 400."""
         r, body = call.resource, call.body
         if not isinstance(body, dict):
-            raise errors.bad_request(
-                f"the object provided is unrecognized (must be of type {r.kind}): couldn't get version/kind; json parse error"
-            )
+            raise errors.bad_request(f"the object provided is unrecognized (must be of type {r.kind}): no object")
         version, kind = body.get("apiVersion", r.api_version), body.get("kind", r.kind)
         if (version, kind) != (r.api_version, r.kind):
             said = f'{kind} in version "{version}" cannot be handled as a {r.kind}: no kind "{kind}" is registered'
@@ -275,16 +201,16 @@ class Verbs:
             cleared = given.get("managedFields") in ([], [{}])
             before = managed.write(old, {}) if cleared else old
             obj = managed.updated(before, obj, r.type, owner, self.now(), split=r.has_status)
-        if not call.subresource and _counted(r) and _substance(r, obj) != _substance(r, old):
+        if not call.subresource and counted(r) and _substance(r, obj) != _substance(r, old):
             obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         self._validate(r, obj, old)
         obj["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
         if obj == old or call.dry:
             return obj
-        if obj["metadata"].get("deletionTimestamp") and not obj["metadata"].get("finalizers"):
-            if r.key != ("", "namespaces"):
-                self.store.remove(r.key, call.namespace, call.name, obj)
-                return obj
+        released = obj["metadata"].get("deletionTimestamp") and not obj["metadata"].get("finalizers")
+        if released and r.key != NAMESPACES:
+            self.store.remove(r.key, call.namespace, call.name, obj)
+            return obj
         return self.store.put(r.key, call.namespace, call.name, obj)
 
     def _preconditions(self, call: Call, old: Object, given: Object) -> None:
@@ -337,7 +263,7 @@ class Verbs:
             raise errors.ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
         old = self.current(call)
         done = self._patched(call, shown(old, call.resource))
-        inner = Call(**{**call.__dict__, "body": done})
+        inner = replace(call, body=done)
         body = self._checked_body(inner)
         return shown(self._replace(call, old, body, call.owner("Update")), call.resource), False
 
@@ -394,99 +320,18 @@ class Verbs:
 
     def delete(self, call: Call) -> Object:
         """Take the object out, or mark it until its finalizers are gone."""
-        r = call.resource
-        old = self.current(call)
-        options = {**call.query, **(call.body if isinstance(call.body, dict) else {})}
-        self._delete_preconditions(call, old, options.get("preconditions") or {})
-        dry = call.dry or "All" in (options.get("dryRun") or ())
-        metadata = {**old["metadata"]}
-        finalizers = list(metadata.get("finalizers") or ())
-        for policy, finalizer in (("Foreground", "foregroundDeletion"), ("Orphan", "orphan")):
-            if options.get("propagationPolicy") == policy and self.store.dependents(metadata["uid"]):
-                finalizers += [finalizer] if finalizer not in finalizers else []
-        is_namespace = r.key == ("", "namespaces")
-        if finalizers or is_namespace:
-            if "deletionTimestamp" not in metadata:
-                metadata["deletionTimestamp"] = self.now()
-                if not is_namespace:
-                    metadata["deletionGracePeriodSeconds"] = 0
-                    if _counted(r):
-                        metadata["generation"] = metadata.get("generation", 0) + 1
-            if finalizers:
-                metadata["finalizers"] = finalizers
-            marked = {**old, "metadata": metadata}
-            if is_namespace:
-                marked["status"] = {**old.get("status", {}), "phase": "Terminating"}
-            if not dry and marked != old:
-                marked = self.store.put(r.key, call.namespace, call.name, marked)
-            return shown(marked, r)
-        gone = old if dry else self.store.remove(r.key, call.namespace, call.name)
-        if r.key == ("", "pods"):
-            return shown(gone, r)
-        details = {"name": call.name, "kind": r.plural, "uid": metadata["uid"]}
-        if r.group:
-            details["group"] = r.group
-        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
-
-    def _delete_preconditions(self, call: Call, old: Object, wanted: Object) -> None:
-        r, metadata = call.resource, old["metadata"]
-        for field_name, said in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-            if wanted.get(field_name) and wanted[field_name] != metadata[field_name]:
-                why = (
-                    f"the {said} in the precondition ({wanted[field_name]}) does not match the {said} in record "
-                    f"({metadata[field_name]}). The object might have been deleted and then recreated"
-                )
-                # Here the API server names the kind, where elsewhere it names the resource.
-                raise errors.conflict(r.group, r.kind, call.name, why)
+        return deleted(self.store, call, self.current(call), self.now())
 
     def delete_collection(self, call: Call) -> Object:
         """Delete all that the selectors take; answers with the list of it."""
-        asked = Call(**{**call.__dict__, "query": {**call.query, "limit": "", "continue": ""}})
-        found = self.list(asked)
+        asked = replace(call, query={**call.query, "limit": "", "continue": ""})
+        found = listed(self.store, asked)
         for item in found["items"]:
             metadata = item["metadata"]
-            inner = {"name": metadata["name"], "namespace": metadata.get("namespace", "")}
-            self.delete(Call(**{**call.__dict__, **inner}))
+            self.delete(replace(call, name=metadata["name"], namespace=metadata.get("namespace", "")))
         return found
-
-
-def _counted(r: Resource) -> bool:
-    """Whether objects of this kind count the generations of their spec."""
-    return r.custom or r.group in _GENERATIONS or r.key == ("", "pods")
 
 
 def _substance(r: Resource, obj: Object) -> Object:
     left_out = ("metadata", "status") if r.has_status else ("metadata",)
     return {key: value for key, value in obj.items() if key not in left_out}
-
-
-def _untyped(obj: Object) -> Object:
-    return {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
-
-
-def _place(obj: Object) -> tuple[str, str]:
-    return (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
-
-
-def _token(revision: int, place: tuple[str, str]) -> str:
-    said = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": "/".join(place)})
-    return base64.urlsafe_b64encode(said).rstrip(b"=").decode()
-
-
-def _untoken(token: str) -> tuple[tuple[str, str], int]:
-    try:
-        said = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        namespace, _, name = said["start"].partition("/")
-        return (namespace, name), int(said["rv"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.bad_request(f"invalid continue token: continue key is not valid: {error}") from error
-
-
-def parse_revision(text: str) -> int:
-    """A resourceVersion; nothing is 0. What is no number is answered as 500, with no reason."""
-    if not text:
-        return 0
-    if not all(c in string.digits for c in text):
-        said = f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
-        raise errors.ApiError(500, "", said)
-    return int(text)

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sandbox.kube import errors
+from sandbox.kube.call import Call, parse_revision, shown
+from sandbox.kube.listing import selection
 from sandbox.kube.selectors import Match
 from sandbox.kube.store import Change
-from sandbox.kube.verbs import Call, Verbs, parse_revision, shown
+from sandbox.kube.verbs import Verbs
 
 Object = dict[str, Any]
 Event = tuple[str, Object]
@@ -49,7 +51,7 @@ class Watch:
     def __init__(self, verbs: Verbs, call: Call) -> None:
         self._verbs = verbs
         self._call = call
-        self._match = verbs.select(call)
+        self._match = selection(call)
         self._namespace = call.namespace if call.resource.namespaced else ""
         self._bookmarks = call.query.get("allowWatchBookmarks") in ("true", "1")
         wanted = call.query.get("timeoutSeconds")
@@ -63,7 +65,7 @@ class Watch:
         revision = parse_revision(asked)
         initial = call.query.get("sendInitialEvents") == "true"
         if revision == 0 or initial:
-            now = store.list(call.resource.key, self._namespace or None)
+            now = store.all(call.resource.key, self._namespace or None)
             events: list[Event] = [("ADDED", obj) for obj in now if self._match is None or self._match(obj)]
             if initial:
                 events.append(_bookmark(call, store.revision, initial_end=True))

@@ -95,17 +95,13 @@ class Replay:
 
     def path(self, path: str) -> str:
         bare, _, query = path.partition("?")
-        pairs = [
-            (k, self.ids.get(v, v) if k in IDS else v) for k, v in parse_qsl(query, keep_blank_values=True)
-        ]
+        pairs = [(k, self.ids.get(v, v) if k in IDS else v) for k, v in parse_qsl(query, keep_blank_values=True)]
         return f"{bare}?{urlencode(pairs)}" if pairs else bare
 
     def translated(self, value: Any, name: str) -> Any:
         if isinstance(value, dict):
             return {
-                key: self.ids.get(item, item)
-                if key in IDS and isinstance(item, str)
-                else self.translated(item, name)
+                key: self.ids.get(item, item) if key in IDS and isinstance(item, str) else self.translated(item, name)
                 for key, item in value.items()
             }
         if isinstance(value, list):
@@ -216,9 +212,7 @@ def discovery(name: str, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.skipif(not RECORDS, reason="the recorded answers are not here")
 @pytest.mark.parametrize("record", RECORDS, ids=[record["name"] for record in RECORDS])
-def test_the_sandbox_answers_as_the_real_server_did(
-    record: dict[str, Any], answers: dict[str, dict[str, Any]]
-) -> None:
+def test_the_sandbox_answers_as_the_real_server_did(record: dict[str, Any], answers: dict[str, dict[str, Any]]) -> None:
     theirs, ours = record["response"], answers[record["name"]]
     if "stream" in theirs:
         events = [event for event in theirs["stream"] if "_eof" not in event]
