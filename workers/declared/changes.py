@@ -75,25 +75,26 @@ def edited(text: str, changes: Iterable[tuple[int, Change]]) -> str:
     Raises CannotEdit where the layout forbids it.
     """
     pairs = list(changes)
-    for document, change in pairs:
-        for path in change.absent:
-            text = remove(text, document, path)
+    parsed = documents(text)
     words: dict[str, str] = {}
     edits: list[Edit] = []
     for document, change in pairs:
+        for path in change.absent:
+            if at(parsed[document], path) is not None:
+                text = remove(text, document, path)
         for path, value in change.fields.items():
-            if isinstance(value, str):
-                edits.append(Edit(document, path, value))
-            elif at(documents(text)[document], path) != value:
-                # The editor writes strings; any other value is spelled in place of a word.
-                word = f"cutoverValue{len(words)}"
+            if at(parsed[document], path) == value:
+                continue
+            # The editor writes strings; any other value is spelled in place of a word.
+            word = value if isinstance(value, str) else f"cutoverValue{len(words)}"
+            if not isinstance(value, str):
                 words[word] = json.dumps(value)
-                edits.append(Edit(document, path, word))
-    text = set_scalars(text, edits)
+            edits.append(Edit(document, path, word))
+    text = set_scalars(text, edits) if edits else text
     for word, spelling in words.items():
         text = text.replace(word, spelling)
-    parsed = documents(text)
+    parsed = documents(text) if words else parsed
     for document, change in pairs:
-        if not holds(change, parsed[document]):
+        if words and not holds(change, parsed[document]):
             raise CannotEdit(f"{change} would not be as asked after the edit")
     return text

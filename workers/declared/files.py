@@ -52,10 +52,10 @@ def plan_edits(checkout: Path, roots: Iterable[Root], changes: Iterable[Change])
                 if (number, change) not in (pairs := found.setdefault(file, [])):
                     pairs.append((number, change))
     new = {file: _edited(file, texts[file], pairs) for file, pairs in found.items()}
-    declared = [change for pairs in found.values() for _, change in pairs]
+    declared = {id(change) for pairs in found.values() for _, change in pairs}
     return Edits(
         {file: text for file, text in new.items() if text != texts[file]},
-        tuple(change for change in wanted if change not in declared),
+        tuple(change for change in wanted if id(change) not in declared),
     )
 
 
@@ -70,7 +70,8 @@ def _edited(file: Path, text: str, pairs: list[tuple[int, Change]]) -> str:
 def _matches(file: Path, text: str, place: Root, wanted: list[Change]) -> Iterator[tuple[int, Change]]:
     # Parsing is slow; a file that holds none of the names cannot declare any of the objects.
     near = [c for c in wanted if _core(c.name, place) in text]
-    if not near and not re.search(r"name:.*\$\{", text):
+    templated = re.search(r"name:.*\$\{", text) is not None
+    if not near and not templated:
         return
     try:
         parsed = documents(text)
@@ -79,7 +80,7 @@ def _matches(file: Path, text: str, place: Root, wanted: list[Change]) -> Iterat
             return
         raise Stuck("ManifestUnreadable", f"{file.name}, which Flux applies: {error}") from error
     for number, document in enumerate(parsed):
-        for change in wanted:
+        for change in wanted if templated else near:
             if declares(document, place, change):
                 yield number, change
 
