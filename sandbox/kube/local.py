@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class LocalClient:
 
     async def watch(
         self, path: str, query: Mapping[str, str] | None = None, *, user: str = "system:admin"
-    ) -> AsyncIterator[tuple[str, Object]]:
+    ) -> AsyncGenerator[tuple[str, Object], None]:
         """Events of a watch; raises `errors.ApiError` when it is refused."""
         request = self._request("GET", path, None, {**(query or {}), "watch": "1"}, "application/json", user)
         try:
