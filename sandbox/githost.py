@@ -197,7 +197,6 @@ class GitHost:
             start_new_session=True,
         )
         feeding = asyncio.create_task(_feed(request, process, exchange))
-        leaving = asyncio.create_task(_kill_when_gone(request, process))
         try:
             return await _relay(request, process, exchange, keep)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -205,10 +204,8 @@ class GitHost:
             _reset(request)
             return web.Response(status=500)
         finally:
-            for task in (feeding, leaving):
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(feeding, leaving, return_exceptions=True)
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
             _kill(process)
             await process.wait()
 
@@ -303,11 +300,6 @@ async def _gone(request: web.Request) -> None:
     """Return when the client has left: aiohttp does not say so by itself while a handler runs."""
     while request.transport is not None and not request.transport.is_closing():
         await asyncio.sleep(0.1)
-
-
-async def _kill_when_gone(request: web.Request, process: asyncio.subprocess.Process) -> None:
-    await _gone(request)
-    _kill(process)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

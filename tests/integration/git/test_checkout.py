@@ -52,7 +52,9 @@ async def test_a_branch_that_is_not_there_needs_a_person(before) -> None:
 
 async def test_who_commits_does_not_depend_on_the_machine(before, monkeypatch, tmp_path) -> None:
     await before.git.mirror(before.upstream, before.local)
-    (tmp_path / ".gitconfig").write_text("[user]\n\tname = Somebody\n\temail = some@body\n[commit]\n\tgpgsign = true\n")
+    mine = "[user]\n\tname = Somebody\n[commit]\n\tgpgsign = true\n"
+    elsewhere = '[url "http://127.0.0.1:1/"]\n\tinsteadOf = http://127.0.0.1\n'
+    (tmp_path / ".gitconfig").write_text(mine + elsewhere)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GIT_AUTHOR_NAME", "Somebody")
     monkeypatch.setenv("GIT_DIR", "/nonexistent")

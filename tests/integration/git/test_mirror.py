@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 from pathlib import Path
 
 import psutil
@@ -172,9 +172,11 @@ async def test_a_pull_mirror_refuses_and_the_reason_says_so(place) -> None:
 async def test_a_host_that_hangs_is_left_after_the_timeout_and_git_is_dead(before) -> None:
     before.host.faults.append(Fault(Wrong.HANG))
     hurried = Git(before.workspace, timeout=0.5)
+    began = time.monotonic()
     with pytest.raises(Wait) as caught:
         await hurried.mirror(before.upstream, before.local)
     assert caught.value.reason == "UpstreamTimeout"
+    assert time.monotonic() - began < 10
     assert not talking_to(before.host_port)
 
 
@@ -188,11 +190,14 @@ async def test_silence_ends_before_the_timeout(before) -> None:
 async def test_cancelling_ends_git_and_the_server_side_too(before) -> None:
     before.host.faults.append(Fault(Wrong.HANG, on="upload-pack"))
     mirroring = asyncio.create_task(before.git.mirror(before.upstream, before.local))
-    while not talking_to(before.host_port):
+    # git's own child does the talking: it must not be left behind.
+    while not any(process.name() == "git-remote-http" for process in talking_to(before.host_port)):
         await asyncio.sleep(0.02)
     mirroring.cancel()
+    began = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await mirroring
+    assert time.monotonic() - began < 5
     assert not talking_to(before.host_port)
     before.host.faults.clear()
     await before.git.mirror(before.upstream, before.local)
@@ -240,10 +245,9 @@ def spellings(user: str, secret: str) -> set[str]:
 
 
 def talking_to(port: int) -> list[psutil.Process]:
-    """Living git processes of ours that have this port in their arguments."""
-    mine = psutil.Process(os.getpid()).children(recursive=True)
+    """Living git processes that have this port in their arguments, whoever their parent is by now."""
     found = []
-    for process in mine:
+    for process in psutil.process_iter():
         try:
             alive = process.status() != psutil.STATUS_ZOMBIE
             if alive and "git" in process.name() and any(f":{port}/" in word for word in process.cmdline()):

@@ -102,6 +102,12 @@ def test_a_new_key_comes_before_the_comments_that_follow_its_mapping() -> None:
     assert "    name: ghcr-pull\n  provider: generic\n  # a comment at the end\n\n# and one below\n" in text
 
 
+def test_an_empty_last_value_does_not_draw_a_new_key_below_the_comments() -> None:
+    text = "a:\n  b:\n\n# of c\nc: 1\n"
+    assert set_scalars(text, [Edit(0, ("a", "d"), "e")]) == "a:\n  b:\n  d: e\n\n# of c\nc: 1\n"
+    assert remove(text, 0, ("a", "b")) == "a:\n  {}\n\n# of c\nc: 1\n"
+
+
 def test_several_edits_see_each_other() -> None:
     path = ("spec", "certSecretRef", "name")
     text = set_scalars(SLOT, [Edit(1, path, "x"), Edit(1, path, "ca")])
