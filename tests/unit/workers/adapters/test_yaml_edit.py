@@ -188,11 +188,13 @@ WORDS = st.one_of(
     ),
 )
 SCALARS = st.one_of(WORDS, st.integers(), st.booleans(), st.none())
-TREES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.dictionaries(KEYS, inner, max_size=3), st.lists(inner, max_size=3)),
-    max_leaves=10,
-)
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(SCALARS, st.dictionaries(KEYS, inner, max_size=3), st.lists(inner, max_size=3))
+
+
+TREES = nested(nested(SCALARS))
 MAPPINGS = st.dictionaries(KEYS, TREES, min_size=1, max_size=4)
 STYLES = st.sampled_from([False, None, True])
 
