@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -48,7 +49,13 @@ class Crew:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOVER_")}
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                start_new_session=True,  # Ctrl-C is for the rehearsal, which then asks the workers to stop
             )
         self.members.append(process)
         self.logs.append(log)
@@ -71,3 +78,8 @@ class Crew:
             except TimeoutError:
                 member.kill()
                 await member.wait()
+
+
+def _end_with_parent() -> None:
+    """A rehearsal that is killed leaves no workers behind. prctl(2): PR_SET_PDEATHSIG is 1."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

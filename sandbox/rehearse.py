@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,8 +163,13 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
             _say(console, f"Staged for {plan.fail.slug}: {await box.fail(plan.fail.slug)}")
         else:
             await box.heal()  # of what an earlier rehearsal staged here
-        state = await _run(settings, stream, crew, plan, console)
-        if plan.fail is not None and state.run is not None and state.run.failed_step == plan.fail.slug:
+        state = await (_by_hand if plan.by_hand else _run)(settings, stream, crew, plan, console)
+        if (
+            plan.fail is not None
+            and not plan.by_hand
+            and state.run is not None
+            and state.run.failed_step == plan.fail.slug
+        ):
             staged = plan.fail
             _tell_failure(state, console)
             if plan.heal:
@@ -181,15 +188,39 @@ async def _run(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan,
     if before.active:
         _say(console, "A run of an earlier rehearsal is under way; it is taken up where it stopped.")
         since = before.seq
-    elif plan.by_hand:
-        _say(console, f"The broker is at {settings.nats.url}. Waiting for catalyst.cutover.requested ...")
-        since = before.seq
     else:
         data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal")
         since = await asking.publish(settings, stream, data)
-    seen: list[State] = []
+    async with _attended(crew), watching.shown(console, plain=plan.plain) as view:
+        return await watching.follow(stream, view, from_start=False, since=since)
+    raise AssertionError("unreachable")
+
+
+async def _by_hand(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
+    """Show whatever runs are asked for from outside, until a signal ends it. Raises Lost when the workers die."""
+    _say(console, f"export NATS_URL={settings.nats.url}")
+    _say(console, "Waiting for catalyst.cutover.requested; the Sovereign stays up until Ctrl-C.")
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with _attended(crew), anyio.create_task_group() as tasks:
+
+            async def show() -> None:
+                while True:
+                    async with watching.shown(console, plain=plan.plain) as view:
+                        state = await watching.follow(stream, view, from_start=False)
+                    _say(console, printing.verdict(state))
+
+            tasks.start_soon(show)
+            async for _ in signals:
+                break
+            tasks.cancel_scope.cancel()
+    return await asking.state(stream)
+
+
+@asynccontextmanager
+async def _attended(crew: Crew) -> AsyncIterator[None]:
+    """While the block runs, workers are there. Raises Lost when they are not any more."""
     lost: list[Lost] = []
-    async with anyio.create_task_group() as tasks, watching.shown(console, plain=plan.plain) as view:
+    async with anyio.create_task_group() as tasks:
 
         async def guard() -> None:
             try:
@@ -199,11 +230,10 @@ async def _run(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan,
                 tasks.cancel_scope.cancel()
 
         tasks.start_soon(guard)
-        seen.append(await watching.follow(stream, view, from_start=False, since=since))
+        yield
         tasks.cancel_scope.cancel()
     if lost:
         raise lost[0]
-    return seen[0]
 
 
 def _tell_failure(state: State, console: Console) -> None:
@@ -244,7 +274,7 @@ def _end(plan: Plan, outcome: Outcome, console: Console) -> None:
     _say(console, f"Again:  cutover rehearse --keep {plan.directory}")
     if not outcome.honest:
         raise Broken("the status ConfigMap is not what the log says:\n  " + "\n  ".join(outcome.comparison.differences))
-    if plan.fail is not None and outcome.staged is None:
+    if plan.fail is not None and not plan.by_hand and outcome.staged is None:
         raise Failed(f"{plan.fail.slug} was made to fail and did not: nothing was learned about the failure")
     run_ = outcome.state.run
     if run_ is None or run_.phase != "succeeded":
