@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
 from secrets import token_hex
 
 import anyio
-import httpx
 
 from events.flow import SLUGS
 from events.jetstream import JetStreamLog
@@ -34,7 +36,6 @@ from workers.verdict import Limits
 from workers.world import Order, Report, World
 
 log = logging.getLogger("cutover")
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
 def worker_name() -> str:
@@ -61,29 +62,32 @@ async def world(settings: Settings, api: Cluster, inbox: Inbox) -> AsyncIterator
     """Every adapter with its client, closed at the end."""
     sovereign = settings.sovereign
     async with AsyncExitStack() as stack:
-        gitea = await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=f"{sovereign.gitea.url.rstrip('/')}/api/v1",
-                headers={"Authorization": f"token {sovereign.gitea.login.password().get_secret_value()}"},
-                timeout=TIMEOUT,
-            )
-        )
-        harbor = await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=f"{sovereign.harbor.url.rstrip('/')}/api/v2.0",
-                auth=(sovereign.harbor.login.username, sovereign.harbor.login.password().get_secret_value()),
-                timeout=TIMEOUT,
-            )
-        )
         yield World(
             sovereign=sovereign,
             cluster=api,
-            git=Git(settings.workspace),
-            gitea=GiteaApi(gitea),
-            harbor=HarborApi(harbor),
+            git=Git(stack.enter_context(desk(settings.workspace))),
+            gitea=await stack.enter_async_context(GiteaApi.open(sovereign.gitea)),
+            harbor=await stack.enter_async_context(HarborApi.open(sovereign.harbor)),
             registries=await stack.enter_async_context(Registries.open(sovereign)),
             nodes=inbox,
         )
+
+
+@contextmanager
+def desk(workspace: Path) -> Iterator[Path]:
+    """A directory below the workspace that no other process uses, kept for whoever comes after us.
+
+    The lock is the kernel's: it is gone with the process, however that ends, and the Git cache stays."""
+    for number in count():
+        place = workspace / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "lock").open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield place / "git"
+            return
 
 
 def bound(slug: str, everything: World) -> Work:
