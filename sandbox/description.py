@@ -56,7 +56,7 @@ def describe(
         mothership_endpoint=wires[MOTHERSHIP],
         mothership_login=pull,
         flux=Flux(timeout=60),
-        nodes=Nodes(timeout=60),
+        nodes=Nodes(timeout=30),
         proof=Proof(hold=hold, sample=max(1.0, min(15.0, hold / 5)), connect_timeout=1.0),
         extra_images=(PAUSE,),
     )

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from sandbox import charts
 from sandbox.catalogue import CHARTS, GITOPS_UPSTREAM
-from sandbox.controllers.api import HELM_CHARTS, HELM_RELEASES, Resource
+from sandbox.controllers.api import (
+    GIT_REPOSITORIES,
+    HELM_CHARTS,
+    HELM_RELEASES,
+    HELM_REPOSITORIES,
+    Object,
+    Resource,
+)
 from sandbox.controllers.conditions import REQUESTED_AT
 from sandbox.controllers.helm import FORCE_AT
 from sandbox.controllers.oci import Credentials
@@ -20,8 +27,8 @@ from sandbox.registry import Fault, Wrong
 if TYPE_CHECKING:
     from sandbox.box import Box
 
-CILIUM_POLICIES = Resource("cilium.io", "v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy")
-POLICY = "source-controller-lockdown"
+DISABLED = "kustomize.toolkit.fluxcd.io/reconcile"
+PINNED = "bp-velero"
 PROXY_PROJECT = "proxy-quay"
 DENIED_IMAGE = "library/postgres"
 CATALYST = next(c for c in CHARTS if c.name == charts.CATALYST_API)
@@ -107,25 +114,15 @@ async def _node_mended(box: Box) -> None:
         aside.rename(path)
 
 
-def _lockdown(rule: dict[str, Any]) -> Callable[[Box], Awaitable[None]]:
-    async def stage(box: Box) -> None:
-        policy = {
-            "apiVersion": CILIUM_POLICIES.api_version,
-            "kind": CILIUM_POLICIES.kind,
-            "metadata": {"name": POLICY, "namespace": "flux-system"},
-            "spec": {
-                "endpointSelector": {"matchLabels": {"app": "source-controller"}},
-                "enableDefaultDeny": {"egress": False, "ingress": False},
-                "egressDeny": [rule],
-            },
-        }
-        await box.api.apply(CILIUM_POLICIES, policy, "security-team")
+def _marked(resource: Resource, name: str, body: Object) -> Callable[[Box], Awaitable[None]]:
+    """Someone changed a live object in a field that Git does not hold, so Git does not undo it."""
 
-    return stage
+    async def change(box: Box) -> None:
+        found = await box.api.get(resource, name, "flux-system")
+        if found is not None:
+            await box.api.merge(resource, found, body, "someone")
 
-
-async def _lockdown_gone(box: Box) -> None:
-    await box.api.delete(CILIUM_POLICIES, POLICY, "flux-system")
+    return change
 
 
 async def _deaf_chart(box: Box) -> None:
@@ -162,15 +159,16 @@ FAULTS: dict[str, Staged] = {
     "harbor-projects": Staged(f"{PROXY_PROJECT} exists and is a proxy cache", _wrong_project, _no_project),
     "harbor-prewarm": Staged(f"docker.io denies {DENIED_IMAGE}", _image_denied, _image_allowed),
     "registry-pivot": Staged(f"registries.yaml of {BROKEN_NODE} cannot be written", _node_broken, _node_mended),
+    # A policy that keeps Flux from Gitea or Harbor looks like an outage: the steps would wait, as they should.
     "flux-gitrepository-patch": Staged(
-        "a policy keeps source-controller from Gitea",
-        _lockdown({"toEndpoints": [{"matchLabels": {"k8s:io.kubernetes.pod.namespace": "gitea"}}]}),
-        _lockdown_gone,
+        "someone suspended the GitRepository: Flux acknowledges requests and fetches nothing",
+        _marked(GIT_REPOSITORIES, "openova", {"spec": {"suspend": True}}),
+        _marked(GIT_REPOSITORIES, "openova", {"spec": {"suspend": None}}),
     ),
     "helmrepo-patches": Staged(
-        "a policy keeps source-controller from Harbor",
-        _lockdown({"toEntities": ["cluster"], "toPorts": [{"ports": [{"port": "443"}]}]}),
-        _lockdown_gone,
+        f"someone keeps Flux from reconciling HelmRepository {PINNED}",
+        _marked(HELM_REPOSITORIES, PINNED, {"metadata": {"annotations": {DISABLED: "disabled"}}}),
+        _marked(HELM_REPOSITORIES, PINNED, {"metadata": {"annotations": {DISABLED: None}}}),
     ),
     "catalyst-api-env-patch": Staged("the chart does not listen to the value", _deaf_chart, _hearing_chart),
     "egress-block-test": Staged("Cilium runs in policy-audit-mode", _policies_ignored, _policies_enforced),

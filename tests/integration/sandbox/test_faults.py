@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -11,12 +12,10 @@ import pytest_asyncio
 from events.flow import SLUGS
 from sandbox import charts
 from sandbox.box import Box
-from sandbox.catalogue import GITEA_HOST, HARBOR_HOST
-from sandbox.controllers.api import PODS
+from sandbox.controllers.api import GIT_REPOSITORIES, HELM_REPOSITORIES, KUSTOMIZATIONS
+from sandbox.controllers.conditions import REQUESTED_AT
 from sandbox.description import HARBOR_USER
-from sandbox.faults import BROKEN_NODE, CATALYST, DENIED_IMAGE, FAULTS, PROXY_PROJECT
-from sandbox.network import Identity
-from sandbox.policy import identity_of
+from sandbox.faults import BROKEN_NODE, CATALYST, DENIED_IMAGE, FAULTS, PINNED, PROXY_PROJECT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,11 +24,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def box(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Box]:
     async with Box.open(tmp_path_factory.mktemp("sovereign")) as opened:
         yield opened
-
-
-async def source_controller(box: Box) -> Identity:
-    pods, _ = await box.api.list(PODS, "flux-system")
-    return next(identity_of(p) for p in pods if p["metadata"]["labels"].get("app") == "source-controller")
 
 
 async def status(url: str) -> int:
@@ -58,13 +52,34 @@ async def node_cannot_be_written(box: Box) -> bool:
     return (box.node(BROKEN_NODE).containerd.k3s / "registries.yaml").is_dir()
 
 
-def out_of_reach(host: str) -> Callable[[Box], Awaitable[bool]]:
-    async def cut(box: Box) -> bool:
-        who = await source_controller(box)
-        others = {GITEA_HOST, HARBOR_HOST, "ghcr.io", "github.com"} - {host}
-        return not box.network.allows(who, host) and all(box.network.allows(who, other) for other in others)
+async def source_is_suspended(box: Box) -> bool:
+    source = await box.api.get(GIT_REPOSITORIES, "openova", "flux-system")
+    return source is not None and source["spec"].get("suspend") is True
 
-    return cut
+
+async def git_does_not_win(box: Box) -> bool:
+    """Whether a live patch outlives a whole reconcile; what was patched is put back."""
+    found = await box.api.get(HELM_REPOSITORIES, PINNED, "flux-system")
+    assert found is not None
+    was = found["spec"]["url"]
+    await box.api.merge(HELM_REPOSITORIES, found, {"spec": {"url": "oci://elsewhere.test/x"}}, "test")
+    await reconciled(box)
+    after = await box.api.get(HELM_REPOSITORIES, PINNED, "flux-system")
+    assert after is not None
+    await box.api.merge(HELM_REPOSITORIES, after, {"spec": {"url": was}}, "test")
+    return bool(after["spec"]["url"] != was)
+
+
+async def reconciled(box: Box) -> None:
+    """Flux has applied the bootstrap-kit once more since now."""
+    kit = await box.api.get(KUSTOMIZATIONS, "bootstrap-kit", "flux-system")
+    assert kit is not None
+    token = secrets.token_hex(4)
+    await box.api.merge(KUSTOMIZATIONS, kit, {"metadata": {"annotations": {REQUESTED_AT: token}}}, "test")
+    async with asyncio.timeout(20):
+        while (kit or {}).get("status", {}).get("lastHandledReconcileAt") != token:
+            await asyncio.sleep(0.05)
+            kit = await box.api.get(KUSTOMIZATIONS, "bootstrap-kit", "flux-system")
 
 
 async def chart_is_deaf(box: Box) -> bool:
@@ -85,8 +100,8 @@ SHOWS: dict[str, Callable[[Box], Awaitable[bool]]] = {
     "harbor-projects": project_is_a_proxy,
     "harbor-prewarm": image_is_denied,
     "registry-pivot": node_cannot_be_written,
-    "flux-gitrepository-patch": out_of_reach(GITEA_HOST),
-    "helmrepo-patches": out_of_reach(HARBOR_HOST),
+    "flux-gitrepository-patch": source_is_suspended,
+    "helmrepo-patches": git_does_not_win,
     "catalyst-api-env-patch": chart_is_deaf,
     "egress-block-test": policies_are_ignored,
 }
