@@ -88,7 +88,9 @@ class Watch:
         queue = self._subscription.queue
         while (left := deadline - loop.time()) > 0:
             try:
-                change = await asyncio.wait_for(queue.get(), min(left, BOOKMARK_EVERY))
+                # Not wait_for: on Python 3.11 it may swallow a cancellation that meets an arriving change.
+                async with asyncio.timeout(min(left, BOOKMARK_EVERY)):
+                    change = await queue.get()
             except TimeoutError:
                 if self._bookmarks:
                     yield _bookmark(self._call, self._verbs.store.revision)

@@ -83,7 +83,6 @@ def environment(remote: Remote | None, stall: int = STALL) -> dict[str, str]:
         "GIT_TRACE": "0",
         "GIT_TRACE_CURL": "0",
         "GIT_TRACE_PACKET": "0",
-        "GIT_CURL_VERBOSE": "0",
         "LC_ALL": "C",
         "GIT_AUTHOR_NAME": name,
         "GIT_AUTHOR_EMAIL": mail,
@@ -143,6 +142,8 @@ class _Process:
             with self._lock:
                 if self._unwanted:
                     return -1, "", ""
+                # Whatever its value, it makes curl's trace part of the error text; GitPython passes ours on.
+                os.environ.pop("GIT_CURL_VERBOSE", None)
                 started = git.cmd.Git(str(self._at)).execute(
                     self._command, as_process=True, env=self._env, start_new_session=True
                 )
