@@ -57,7 +57,11 @@ CHARTS: tuple[Chart, ...] = (
     _chart("11", "powerdns", "1.1.3", "docker.io/powerdns/pdns-auth-49:4.9.2"),
     _chart("12", "external-dns", "1.1.2", "registry.k8s.io/external-dns/external-dns:v0.15.0"),
     _chart(
-        "13", "catalyst-platform", "1.1.8", API_IMAGE, "catalyst-system",
+        "13",
+        "catalyst-platform",
+        "1.1.8",
+        API_IMAGE,
+        "catalyst-system",
         catalystApi={"gitopsRepoUrl": GITOPS_UPSTREAM},
     ),
     _chart("14", "crossplane-claims", "1.0.0", "xpkg.upbound.io/crossplane/crossplane:v1.18.0", "crossplane-system"),
