@@ -89,7 +89,7 @@ async def measure(count: int) -> dict[str, float | int | str]:
             done = time.perf_counter()
     assert len(entries) == count, len(entries)
     assert not state.broken, state.broken
-    assert state.count == count
+    assert state.length == count
     assert shown["streamSequence"] == str(count)
     return {
         "benchmark": "replay",
