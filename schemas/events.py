@@ -130,6 +130,8 @@ class Audited(Travels):
 
     findings: tuple[dict[str, Any], ...]
     clean: bool
+    signer: str = ""
+    """Id of the key that signs this log's certificates: one signed by another key does not belong to it."""
 
 
 class Rejected(Travels):
