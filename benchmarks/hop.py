@@ -65,7 +65,7 @@ async def floor(stream: JetStreamLog, count: int) -> list[float]:
     subject = subjects.trigger(STEPS[-1])
     for number in range(count + 5):
         start = time.perf_counter()
-        await stream.publish_raw(f"{subjects.ROOT}.floor", BODY, f"floor-{start}-{number}")
+        await stream.publish_raw(subjects.REJECTED, BODY, f"floor-{start}-{number}")
         acked = time.perf_counter() - start
         waiting = asyncio.ensure_future(anext(deliveries))
         await asyncio.sleep(0.003)  # the pull is at the server before the message is
