@@ -1,0 +1,279 @@
+"""What an object says of whom it depends on. Pure: objects in, findings out; no finding carries a value.
+
+By puller, because the same name is a tether for one and none for another: a node asks its mirror for
+`ghcr.io/...`, while Flux and Crossplane, which know no mirrors, ask ghcr.io itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from schemas.nodes import NodePlan, NodeReport
+from workers import flux
+from workers.adapters.cluster_kinds import Object, key_of, name_of
+from workers.adapters.containerd import plan_digest
+from workers.adapters.oci.reference import BadReference, Reference
+from workers.audit import finding as kinds
+from workers.audit.finding import Finding, Severity, Tether
+from workers.needs import images
+from workers.sovereign import Sovereign
+from workers.steps.helmrepo_patches.pull_secrets import strips
+from workers.tethers import Names, auths_of, host_of, strings
+
+ADDRESS = {
+    "GitRepository": ("url",),
+    "HelmRepository": ("url",),
+    "OCIRepository": ("url",),
+    "Bucket": ("endpoint",),
+    "ImageRepository": ("image",),
+    "HelmChart": ("repo", "chart"),
+    "Plan": ("channel",),
+    "Provider": ("package",),
+    "Configuration": ("package",),
+    "Function": ("package",),
+}
+"""Where each kind of source says whence it fetches. HelmChart and Plan are k3s's, `*.cattle.io`."""
+
+_PACKAGES = frozenset({"Provider", "Configuration", "Function"})
+_PACKAGE_HOST = "xpkg.upbound.io"  # what Crossplane up to 1.19 adds to a package without a host
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The rules for one Sovereign."""
+
+    sovereign: Sovereign
+    names: Names
+    pivoted: bool
+    """True when every node holds a plan that leads to local Harbor alone."""
+    mirrored: frozenset[str]
+    """Hosts that this plan covers."""
+
+    @classmethod
+    def of(cls, sovereign: Sovereign, plan: NodePlan | None, pivoted: bool) -> Judge:
+        """What nodes do with a name depends on the plan that they hold."""
+        hosts = frozenset(m.host for m in plan.mirrors) if plan is not None else frozenset[str]()
+        return cls(sovereign, Names.of(sovereign), pivoted, hosts)
+
+    # --- sources ----------------------------------------------------------------------------------------------
+
+    def source(self, obj: Object) -> Iterator[Finding]:
+        """A Flux source, a Crossplane package, or what k3s fetches by itself."""
+        kind = str(obj["kind"])
+        tether = _tether_of(kind)
+        for field in ADDRESS[kind]:
+            said = str((obj.get("spec") or {}).get(field) or "")
+            host = _host(said, package=kind in _PACKAGES)
+            if host and not self._local(host):
+                known = self.names.in_text(said) or self.names.foreign_registry(host) or host == self._git
+                severity = Severity.TETHER if known else Severity.EXTERNAL
+                yield _found(tether, severity, obj, f"spec.{field}", host)
+
+    @property
+    def _git(self) -> str:
+        return urlsplit(self.sovereign.upstream_git.url).netloc.rpartition("@")[2]
+
+    def _local(self, host: str) -> bool:
+        """The Sovereign's own, by exact name: a part of a name was mistaken twice in production."""
+        gitea = urlsplit(self.sovereign.gitea.cluster_url).netloc
+        name = host.partition(":")[0]
+        own = host in (self.sovereign.harbor.host, gitea) or name == "localhost" or "." not in name
+        return own or name.endswith((".svc", ".svc.cluster.local", f".{self.sovereign.fqdn}"))
+
+    # --- workloads --------------------------------------------------------------------------------------------
+
+    def workload(self, obj: Object, config: Mapping[tuple[str, str], Object]) -> Iterator[Finding]:
+        """Images and settings of a Pod or of a template. `config`: the ConfigMaps, by namespace and name."""
+        spec = pod_spec(obj)
+        for image in images(spec):
+            yield from self._image(obj, image)
+        for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+            yield from self._env(obj, container, config)
+
+    def _image(self, obj: Object, image: str) -> Iterator[Finding]:
+        try:
+            host = Reference.parse(image).host
+        except BadReference:
+            yield _found(kinds.OTHER, Severity.UNREADABLE, obj, "image", "not an image reference")
+            return
+        ours = self.names.in_text(image) is not None
+        if self._local(host) or (self.pivoted and host in self.mirrored):
+            return
+        if ours:
+            yield _found(kinds.IMAGES, Severity.TETHER, obj, f"image {image}", host)
+        elif host not in {u.host for u in self.sovereign.upstreams}:
+            yield _found(kinds.OTHER, Severity.EXTERNAL, obj, f"image {image}", host, "containerd")
+        # An upstream that has a project here is the nodes' tether (2), which tells it once for each node.
+
+    def _env(self, obj: Object, container: Object, config: Mapping[tuple[str, str], Object]) -> Iterator[Finding]:
+        api = self.sovereign.catalyst_api
+        mine = key_of(obj) == (api.namespace, api.deployment)
+        for name, text in _environment(container, key_of(obj)[0], config):
+            field = f"env[{name}] of {container['name']}"
+            if which := self.names.in_text(text):
+                tether = kinds.API if mine else kinds.OTHER
+                yield _found(tether, Severity.TETHER, obj, field, which, str(container["name"]))
+            elif (host := _url_host(text)) and not self._local(host):
+                yield _found(kinds.OTHER, Severity.NOTICE, obj, field, host, str(container["name"]))
+
+    def catalyst_api(self, deployment: Object | None) -> Iterator[Finding]:
+        """catalyst-api falls back to upstream when nobody tells it otherwise: unset is a tether too."""
+        api = self.sovereign.catalyst_api
+        if deployment is None:
+            absent = {"kind": "Deployment", "metadata": {"name": api.deployment, "namespace": api.namespace}}
+            yield _found(kinds.API, Severity.UNREADABLE, absent, "", "not found; check catalyst_api in the settings")
+            return
+        containers = pod_spec(deployment).get("containers") or ()
+        said = [e for c in containers if c["name"] == api.container for e in c.get("env") or () if _is(e, api.variable)]
+        if not said:
+            host = self._git
+            yield _found(kinds.API, Severity.TETHER, deployment, f"env[{api.variable}] is not set", host)
+
+    # --- credentials ------------------------------------------------------------------------------------------
+
+    def secrets(self, secrets: Iterable[Object], referenced: Collection[tuple[str, str]]) -> Iterator[Finding]:
+        """Registry entries that open a door upstream: ours by the same rule that step 6 strips them by."""
+        readable = []
+        for secret in secrets:
+            try:
+                auths_of(secret)
+            except ValueError as error:
+                yield _found(kinds.PULL_SECRETS, Severity.UNREADABLE, secret, "data", str(error))
+            else:
+                readable.append(secret)
+        gone = {}
+        for secret, new in strips(readable, self.sovereign, referenced, {}):
+            kept = auths_of({"data": {".dockerconfigjson": new}})
+            gone[key_of(secret)] = auths_of(secret).keys() - kept.keys()
+        for secret in readable:
+            for entry in auths_of(secret):
+                field, host = f"auths[{host_of(entry)}]", host_of(entry)
+                if entry in gone.get(key_of(secret), ()):
+                    yield _found(kinds.PULL_SECRETS, Severity.TETHER, secret, field, host)
+                elif not self._local(host):
+                    yield _found(kinds.OTHER, Severity.NOTICE, secret, field, host, "kubelet")
+
+    # --- nodes ------------------------------------------------------------------------------------------------
+
+    def nodes(
+        self, nodes: Iterable[Object], plan: NodePlan | None, reports: Mapping[str, NodeReport]
+    ) -> Iterator[Finding]:
+        """Each node's mirrors, by what its agent acknowledged, and its operating system's."""
+        for node in nodes:
+            name = name_of(node)
+            why = node_fault(plan, reports.get(name))
+            if why is not None:
+                severity, text = why
+                yield _found(kinds.MIRRORS, severity, node, "/etc/rancher/k3s/registries.yaml", text)
+            yield from self._plan(node, plan)
+            system = str(((node.get("status") or {}).get("nodeInfo") or {}).get("osImage") or "its distribution")
+            yield _found(kinds.SYSTEM, Severity.NOTICE, node, "package mirrors", system)
+
+    def _plan(self, node: Object, plan: NodePlan | None) -> Iterator[Finding]:
+        if plan is None:
+            return
+        wanted = {u.host for u in self.sovereign.upstreams} | {self.sovereign.mothership.registry}
+        for host in sorted(wanted - {m.host for m in plan.mirrors}):
+            yield _found(kinds.MIRRORS, Severity.TETHER, node, f"certs.d/{host}", host)
+        for mirror in plan.mirrors:
+            host = urlsplit(mirror.endpoint).netloc
+            if not self._local(host):
+                yield _found(kinds.MIRRORS, Severity.TETHER, node, f"certs.d/{mirror.host}", host)
+
+
+def node_fault(plan: NodePlan | None, report: NodeReport | None) -> tuple[Severity, str] | None:
+    """Why a node is not known to hold the plan; None when it acknowledged it."""
+    if plan is None:
+        return Severity.TETHER, "no plan was ever given: as the mothership made it"
+    if report is None:
+        return Severity.UNREADABLE, "its agent never answered; does it run?"
+    if report.result != "v2":
+        return Severity.TETHER, f"its agent failed: {report.message}"[:200]
+    if report.digest != plan_digest(plan):
+        return Severity.TETHER, "it holds another plan"
+    return None
+
+
+def all_hold(nodes: Iterable[Object], plan: NodePlan | None, reports: Mapping[str, NodeReport]) -> bool:
+    """Does every node hold the plan? Not when there is no node."""
+    names = [name_of(node) for node in nodes]
+    return bool(names) and all(node_fault(plan, reports.get(name)) is None for name in names)
+
+
+def pod_spec(obj: Object) -> Mapping[str, Any]:
+    """The Pod's own spec, or the template's."""
+    spec = obj.get("spec") or {}
+    if obj.get("kind") == "CronJob":
+        spec = (spec.get("jobTemplate") or {}).get("spec") or {}
+    found = spec if obj.get("kind") == "Pod" else (spec.get("template") or {}).get("spec") or {}
+    return dict(found)
+
+
+def _tether_of(kind: str) -> Tether:
+    if kind in _PACKAGES:
+        return kinds.PACKAGES
+    return kinds.GIT if kind == "GitRepository" else kinds.CHARTS
+
+
+def _host(said: str, *, package: bool = False) -> str:
+    """Host and port of an address; empty when it names none (a chart's bare name)."""
+    bare = said.rpartition("://")[2] if "://" in said else said
+    host = bare.partition("/")[0].rpartition("@")[2]
+    if "://" in said:
+        return host
+    hosted = "/" in bare and ("." in host or ":" in host)
+    return host if hosted else (_PACKAGE_HOST if package and bare else "")
+
+
+def _url_host(text: str) -> str:
+    return urlsplit(text).netloc.rpartition("@")[2] if text.startswith(("http://", "https://", "oci://")) else ""
+
+
+def _is(entry: Mapping[str, Any], name: str) -> bool:
+    return entry.get("name") == name
+
+
+def _environment(
+    container: Object, namespace: str, config: Mapping[tuple[str, str], Object]
+) -> Iterator[tuple[str, str]]:
+    """Every setting and its text, followed into ConfigMaps; arguments too. Secrets' values are never read."""
+    for source in container.get("envFrom") or ():
+        found = config.get((namespace, str((source.get("configMapRef") or {}).get("name", "")))) or {}
+        yield from (found.get("data") or {}).items()
+    for entry in container.get("env") or ():
+        ref = (entry.get("valueFrom") or {}).get("configMapKeyRef") or {}
+        found = config.get((namespace, str(ref.get("name", "")))) or {}
+        yield str(entry["name"]), str(entry.get("value") or (found.get("data") or {}).get(ref.get("key"), ""))
+    for part in ("command", "args"):
+        yield from ((part, text) for _, text in strings(container.get(part) or []))
+
+
+def _found(tether: Tether, severity: Severity, obj: Object, field: str, host: str, puller: str = "") -> Finding:
+    namespace, name = key_of(obj)
+    return Finding(
+        tether=tether.number,
+        title=tether.title,
+        severity=severity,
+        kind=str(obj["kind"]),
+        namespace=namespace,
+        name=name,
+        field=field,
+        host=host,
+        puller=puller or tether.puller,
+        owner=owner_of(obj),
+        cut_by=tether.cut_by,
+    )
+
+
+def owner_of(obj: Object) -> str:
+    """Who declares the object, as far as it says: there the string must be cut, or it comes back."""
+    for kind, system in (("HelmRelease", flux.OWNED_BY_RELEASE), ("Kustomization", flux.OWNED_BY_KUSTOMIZATION)):
+        if key := flux.owner(obj, system):
+            return f"{kind} {'/'.join(key)}"
+    owners = obj["metadata"].get("ownerReferences") or ()
+    if owners:
+        return f"{owners[0]['kind']} {owners[0]['name']}"
+    return "nobody: applied by hand" if obj["kind"] != "Node" else "cloud-init"

@@ -1,0 +1,205 @@
+"""Read everything that may hold a tether; what cannot be read becomes a finding of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.events import Audited
+from schemas.nodes import NodePlan, NodeReport
+from workers.adapters.cluster import (
+    CONFIG_MAP,
+    CONFIGURATION,
+    CRON_JOB,
+    DAEMON_SET,
+    DEPLOYMENT,
+    FUNCTION,
+    GIT_REPOSITORY,
+    HELM_REPOSITORY,
+    JOB,
+    NODE,
+    OCI_REPOSITORY,
+    POD,
+    PROVIDER,
+    SECRET,
+    STATEFUL_SET,
+    Cluster,
+    Kind,
+    Object,
+    key_of,
+)
+from workers.audit import finding as kinds
+from workers.audit.finding import Audit, Finding, Severity, Tether
+from workers.audit.rules import Judge, all_hold, pod_spec
+from workers.declared.reconcile import each
+from workers.entrypoints.node_agent import PLAN_KEY
+from workers.errors import Trouble
+from workers.needs import images
+from workers.sovereign import Sovereign
+from workers.steps.helmrepo_patches.sources import local_address
+from workers.world import World
+
+FLUX = "source.toolkit.fluxcd.io"
+BUCKET = Kind(FLUX, "Bucket", "buckets", versions=("v1", "v1beta2"))
+IMAGE_REPOSITORY = Kind("image.toolkit.fluxcd.io", "ImageRepository", "imagerepositories", versions=("v1", "v1beta2"))
+K3S_CHART = Kind("helm.cattle.io", "HelmChart", "helmcharts")
+K3S_PLAN = Kind("upgrade.cattle.io", "Plan", "plans")
+
+ALWAYS = (GIT_REPOSITORY, HELM_REPOSITORY)
+"""Every Sovereign has these: when they are not served, something is wrong."""
+WITH_GROUP = (OCI_REPOSITORY, PROVIDER, CONFIGURATION, FUNCTION)
+"""Their absence is in order only while nothing of their API group is served."""
+OPTIONAL = (BUCKET, IMAGE_REPOSITORY, K3S_CHART, K3S_PLAN)
+SOURCES = (*ALWAYS, *WITH_GROUP, *OPTIONAL)
+WORKLOADS = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET, CRON_JOB, JOB, POD)
+NOT_HELM = "owner!=helm"
+"""Helm keeps whole releases in Secrets, a megabyte each; they are no credentials."""
+_OVER = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass(slots=True)
+class Inventory:
+    """The cluster as it was read, and what could not be."""
+
+    objects: dict[Kind, list[Object]] = field(default_factory=dict)
+    unread: list[Finding] = field(default_factory=list)
+
+    def of(self, *wanted: Kind) -> list[Object]:
+        """All objects of these kinds."""
+        return [obj for kind in wanted for obj in self.objects.get(kind, ())]
+
+
+async def audit(world: World) -> Audit:
+    """Every tether there is. Raises nothing for what cannot be read: that is a finding."""
+    seen = await read(world.cluster)
+    try:
+        reports = await world.nodes.latest()
+    except Trouble as error:
+        reports = {}
+        seen.unread.append(unread(kinds.MIRRORS, "NodeReport", "all nodes", error))
+    findings = judged(seen, world.sovereign, reports)
+    return Audit(datetime.now(UTC), tuple(sorted(findings, key=_order)))
+
+
+async def evidence(world: World, signer: str = "") -> Audited:
+    """The same as a fact for the journal: what completion rests on."""
+    return (await audit(world)).fact(signer)
+
+
+def _order(found: Finding) -> tuple[bool, int, str, str]:
+    return found.severity is Severity.NOTICE, found.tether or 99, found.place, found.field
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+async def read(cluster: Cluster) -> Inventory:
+    """Everything, each kind by itself: one that is forbidden hides no other."""
+    seen = Inventory()
+    absent: list[Kind] = []
+
+    async def look(kind: Kind) -> None:
+        try:
+            if not await cluster.served(kind):
+                absent.append(kind)
+                return
+            seen.objects[kind] = await cluster.list(kind, labels=NOT_HELM if kind is SECRET else None)
+        except Trouble as error:
+            seen.unread.append(unread(_tether(kind), kind.kind, "all of them", error))
+
+    await each((*SOURCES, *WORKLOADS, SECRET, CONFIG_MAP, NODE), look)
+    groups = {kind.group for kind in seen.objects}
+    for kind in absent:
+        if kind not in OPTIONAL and (kind in ALWAYS or not kind.group or kind.group in groups):
+            seen.unread.append(unread(_tether(kind), kind.kind, "all of them", f"{kind.resource} is not served"))
+    return seen
+
+
+def unread(tether: Tether, kind: str, name: str, why: object) -> Finding:
+    """Something nobody could look at."""
+    return Finding(
+        tether=tether.number,
+        title=tether.title,
+        severity=Severity.UNREADABLE,
+        kind=kind,
+        name=name,
+        field="not read",
+        host=str(why)[:300],
+        puller=tether.puller,
+        cut_by="make it readable: grant the verb, start the agent, install the CRD",
+    )
+
+
+def _tether(kind: Kind) -> Tether:
+    if kind in (SECRET, CONFIG_MAP):
+        return kinds.PULL_SECRETS if kind is SECRET else kinds.API
+    if kind is NODE:
+        return kinds.MIRRORS
+    if kind in WORKLOADS:
+        return kinds.API if kind is DEPLOYMENT else kinds.IMAGES
+    if kind in (PROVIDER, CONFIGURATION, FUNCTION):
+        return kinds.PACKAGES
+    return kinds.GIT if kind is GIT_REPOSITORY else kinds.CHARTS
+
+
+# --- judging ----------------------------------------------------------------------------------------------------
+
+
+def judged(seen: Inventory, sovereign: Sovereign, reports: Mapping[str, NodeReport]) -> list[Finding]:
+    """All findings of what was read. Pure."""
+    plan, broken = plan_of(seen.of(CONFIG_MAP), sovereign)
+    nodes = seen.of(NODE)
+    judge = Judge.of(sovereign, plan, all_hold(nodes, plan, reports))
+    found = [*seen.unread, *broken]
+    if NODE in seen.objects and not nodes:
+        found.append(unread(kinds.MIRRORS, "Node", "all of them", "the API lists no Node"))
+    found += judge.nodes(nodes, plan, reports)
+    for obj in seen.of(*SOURCES):
+        found += judge.source(obj)
+    config = {key_of(obj): obj for obj in seen.of(CONFIG_MAP)}
+    for obj in workloads(seen):
+        found += judge.workload(obj, config)
+    if DEPLOYMENT in seen.objects:
+        api = sovereign.catalyst_api
+        mine = (o for o in seen.of(DEPLOYMENT) if key_of(o) == (api.namespace, api.deployment))
+        found += judge.catalyst_api(next(mine, None))
+    found += judge.secrets(seen.of(SECRET), _referenced(seen, sovereign))
+    return found
+
+
+def plan_of(config: Iterable[Object], sovereign: Sovereign) -> tuple[NodePlan | None, list[Finding]]:
+    """What the nodes were told; a plan that cannot be read is a finding."""
+    where = (sovereign.nodes.namespace, sovereign.nodes.plan_config_map)
+    text: Any = next(((o.get("data") or {}).get(PLAN_KEY) for o in config if key_of(o) == where), None)
+    if not text:
+        return None, []
+    try:
+        return NodePlan.model_validate_json(text), []
+    except ValidationError:
+        return None, [unread(kinds.MIRRORS, "ConfigMap", "/".join(where), f"{PLAN_KEY} is no plan")]
+
+
+def workloads(seen: Inventory) -> Iterable[Object]:
+    """Templates, and Pods that run what no template of their namespace says: by hand, or of an older template."""
+    templates = seen.of(*(kind for kind in WORKLOADS if kind not in (POD, JOB)))
+    said = {(key_of(obj)[0], image) for obj in templates for image in images(pod_spec(obj))}
+    yield from templates
+    for obj in seen.of(JOB, POD):
+        over = (obj.get("status") or {}).get("phase") in _OVER or (obj.get("status") or {}).get("completionTime")
+        own = {(key_of(obj)[0], image) for image in images(pod_spec(obj))}
+        if not over and not own <= said:
+            yield obj
+
+
+def _referenced(seen: Inventory, sovereign: Sovereign) -> set[tuple[str, str]]:
+    """Secrets that sources of the mothership name: step 6 strips those as well."""
+    return {
+        (key_of(obj)[0], str(name))
+        for obj in seen.of(HELM_REPOSITORY, OCI_REPOSITORY)
+        if local_address(str(obj["spec"].get("url", "")), sovereign)
+        and (name := (obj["spec"].get("secretRef") or {}).get("name"))
+    }
