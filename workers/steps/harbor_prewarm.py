@@ -15,7 +15,7 @@ import anyio
 from schemas.progress import Progress
 from schemas.results import Prewarmed
 from workers import needs
-from workers.adapters.oci import CopyPlan, Item, Meter, Wanted, placed
+from workers.adapters.oci import Copier, CopyPlan, Item, Meter, Proof, Wanted, placed
 from workers.errors import Stuck, Wait
 from workers.needs import Listed
 from workers.sovereign import Sovereign
@@ -74,10 +74,30 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
         message = "reading back from local Harbor"
         await report(Progress(message=message, percent=percent, items_done=done, items_total=total))
 
-    await copier.prove(copy_plan, proven)
-    await _stored(world, copy_plan)
-    notices = (*gathered.notices, *left_out, *_notices(copy_plan))
-    return result(places, copy_plan, meter.moved, tuple(dict.fromkeys(notices)))
+    proof = await copier.prove(copy_plan, proven)
+    moved = meter.moved
+    if proof.lost:
+        message = f"local Harbor lost parts of {len(proof.lost)} artifacts; they are fetched again"
+        await report(Progress(message=message, items_done=total, items_total=total))
+        mended = await _mended(copier, proof)
+        proof, moved = mended[0], moved + mended[1]
+    whole = CopyPlan(proof.items)
+    await _stored(world, whole)
+    notices = (*gathered.notices, *left_out, *_notices(whole))
+    return result(places, whole, moved, tuple(dict.fromkeys(notices)))
+
+
+async def _mended(copier: Copier, proof: Proof) -> tuple[Proof, int]:
+    """The proof with what was lost copied again, and bytes moved for it."""
+
+    async def quietly(done: int) -> None:
+        """The percentage has been shown already and shall not run backwards."""
+
+    again = await copier.survey(proof.lost, quietly, trusting=False)
+    meter = Meter(again.bytes_to_move, len(again.todo))
+    await copier.copy(again, meter)
+    mended = await copier.prove(again, quietly)
+    return Proof((*proof.items, *mended.items)), meter.moved
 
 
 def result(places: Sequence[Place], copy_plan: CopyPlan, bytes_moved: int, notices: tuple[str, ...]) -> Prewarmed:

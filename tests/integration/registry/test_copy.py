@@ -34,7 +34,12 @@ async def copied(sovereign: Sovereign, references: Sequence[str]) -> tuple[CopyP
         plan = await copier.survey([w for w in wanted if w], quietly)
         meter = Meter(plan.bytes_to_move, len(plan.todo))
         await copier.copy(plan, meter)
-        await copier.prove(plan, quietly)
+        proof = await copier.prove(plan, quietly)
+        if proof.lost:
+            plan = await copier.survey(proof.lost, quietly, trusting=False)
+            meter = Meter(plan.bytes_to_move, len(plan.todo))
+            await copier.copy(plan, meter)
+            await copier.prove(plan, quietly)
         return plan, meter
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workers.adapters.oci.copier import Copier
-from workers.adapters.oci.copying import CopyPlan, Item, Meter, Wanted, placed
+from workers.adapters.oci.copying import CopyPlan, Item, Meter, Proof, Wanted, placed
 from workers.adapters.oci.places import What, literal_projects, local_repository, proxied_projects
 from workers.adapters.oci.reference import BadReference, Reference, chart_tag
 from workers.adapters.oci.registries import Registries
@@ -16,6 +16,7 @@ __all__ = [
     "Item",
     "Meter",
     "Patience",
+    "Proof",
     "Reference",
     "Registries",
     "Wanted",

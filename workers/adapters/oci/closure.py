@@ -1,15 +1,17 @@
-"""Everything that belongs to one reference: its index, all children, their blobs, and what refers to it."""
+"""Everything that belongs to one reference: its index, all children, their blobs, and what refers to any of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workers.adapters.oci.gather import each
 from workers.adapters.oci.manifest import Descriptor, Manifest
 from workers.adapters.oci.registry import Source
-from workers.adapters.oci.trouble import Denied
+from workers.adapters.oci.trouble import Denied, Missing
 
 COSIGN = ("sig", "att", "sbom")
 """Suffixes of cosign's tags beside an image: `sha256-<hex>.sig` (sigstore/cosign, specs/SIGNATURE_SPEC.md)."""
+AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Closure:
     """All of one reference. The parts are in the order of pushing: children first, the tagged one last."""
 
     digest: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
+    """None: it has not been read."""
     notices: tuple[str, ...] = ()
     blobs: tuple[Descriptor, ...] = field(default=())
 
@@ -39,38 +42,65 @@ class Closure:
 async def read(source: Source, reference: str, tag: str, *, followed: bool = True) -> Closure:
     """Read what a tag or digest names, and all that belongs to it.
 
-    `tag` is what it is to be called here; it comes last, so that a tag here means that all is here.
-    With `followed`, signatures, SBOMs and other referrers of the top come along.
+    `tag` is what it is to be called here; it comes last, so that a tag here means that all is here. With `followed`,
+    signatures, SBOMs and other referrers come along: of the top, of every child, and of themselves.
     """
     top = await source.registry.manifest(source.repository, reference)
-    parts: dict[str, Part] = {}
-    await _descend(source, top, parts)
+    parts = {m.digest: Part(m) for m in await _tree(source, top)}
     notices: list[str] = []
     if followed:
-        await _follow(source, top.digest, parts, notices)
-    parts[f"tag {tag}"] = Part(top, (tag,))
-    ordered = tuple(parts.values())
+        alone = len(parts)
+        await _follow(source, parts, notices)
+        followed = len(parts) > alone
+    if not followed:
+        # Harbor joins a signature to its subject only when that is there already; without one, the tag will do.
+        del parts[top.digest]
+    ordered = (*parts.values(), Part(top, (tag,)))
     blobs = tuple(dict.fromkeys(b for part in ordered for b in part.manifest.blobs))
-    return Closure(top.digest, ordered, tuple(notices), blobs)
+    return Closure(top.digest, ordered, tuple(dict.fromkeys(notices)), blobs)
 
 
-async def _descend(source: Source, manifest: Manifest, parts: dict[str, Part]) -> None:
-    for child in manifest.children:
-        if child.digest not in parts:
-            await _descend(source, await source.registry.manifest(source.repository, child.digest), parts)
-    parts.setdefault(manifest.digest, Part(manifest))
+async def _tree(source: Source, manifest: Manifest) -> list[Manifest]:
+    """The manifest's children, theirs before them, and the manifest last."""
+
+    async def child(descriptor: Descriptor) -> list[Manifest]:
+        return await _tree(source, await source.registry.manifest(source.repository, descriptor.digest))
+
+    below = await each(manifest.children, AT_ONCE, child)
+    return [m for branch in below for m in branch] + [manifest]
 
 
-async def _follow(source: Source, digest: str, parts: dict[str, Part], notices: list[str]) -> None:
-    """Referrers by API or tag schema, and cosign's tags. Who may not be asked is said, not passed over."""
+async def _follow(source: Source, parts: dict[str, Part], notices: list[str]) -> None:
+    """Add what refers to the parts, until nothing new is found. Who may not be asked is said, not passed over."""
+    asked: set[str] = set()
+    while subjects := [digest for digest in parts if digest not in asked]:
+        asked |= set(subjects)
+        for found in await each(subjects, AT_ONCE, lambda digest: _about(source, digest, notices)):
+            for part in found:
+                known = parts.get(part.manifest.digest)
+                tags = dict.fromkeys((*(known.tags if known else ()), *part.tags))
+                parts[part.manifest.digest] = Part(part.manifest, tuple(tags))
+
+
+async def _about(source: Source, digest: str, notices: list[str]) -> list[Part]:
+    """What refers to one manifest: by API or tag schema, and by cosign's tags."""
+    registry, repository = source.registry, source.repository
+    found: list[Part] = []
     try:
-        for referrer in await source.registry.referrers(source.repository, digest):
-            await _descend(source, await source.registry.manifest(source.repository, referrer.digest), parts)
-        for suffix in COSIGN:
-            tag = f"{digest.replace(':', '-')}.{suffix}"
-            if await source.registry.resolve(source.repository, tag) is not None:
-                signature = await source.registry.manifest(source.repository, tag)
-                await _descend(source, signature, parts)
-                parts[signature.digest] = Part(signature, (tag,))
+        for referrer in await registry.referrers(repository, digest):
+            try:
+                tree = await _tree(source, await registry.manifest(repository, referrer.digest))
+            except Missing as missing:
+                notices.append(f"{source}@{digest} lists a referrer that is not there: {missing}")
+                continue
+            found += [Part(m) for m in tree]
+        tags = [f"{digest.replace(':', '-')}.{suffix}" for suffix in COSIGN]
+        for tag, named in zip(
+            tags, await each(tags, len(tags), lambda t: registry.resolve(repository, t)), strict=True
+        ):
+            if named is not None:
+                tree = await _tree(source, await registry.manifest(repository, tag))
+                found += [*(Part(m) for m in tree[:-1]), Part(tree[-1], (tag,))]
     except Denied as denied:
-        notices.append(f"signatures and referrers of {source}@{digest} could not be read: {denied}")
+        notices.append(f"signatures and referrers in {source} could not be read: {denied}")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -13,6 +14,7 @@ from workers.adapters.oci.copying import (
     CopyPlan,
     Item,
     Meter,
+    Proof,
     Wanted,
     local_verdict,
     upstream_verdict,
@@ -21,14 +23,14 @@ from workers.adapters.oci.gather import each
 from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import Origin
 from workers.adapters.oci.registry import Registry, Source
-from workers.adapters.oci.trouble import Missing, WireTrouble, WrongBytes
+from workers.adapters.oci.trouble import Missing, Unavailable, WireTrouble, WrongBytes
 from workers.errors import Stuck, Trouble
 
 Chain = Callable[[Wanted], Sequence[tuple[Origin, Source]]]
 """Where to fetch from, in order."""
 Told = Callable[[int], Awaitable[None]]
 """Told how many items are done."""
-ITEMS, BLOBS = 6, 8  # at once
+ITEMS, BLOBS = 12, 16  # at once
 
 
 class Copier:
@@ -40,46 +42,83 @@ class Copier:
         self._homes: dict[str, set[str]] = defaultdict(set)
         """Blob -> local repositories that have it."""
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
-        self._avoided: set[tuple[str, str]] = set()
-        """(URL, repository) that did not give; not asked again while others do."""
+        self._gives: dict[tuple[str, str], bool] = {}
+        """(URL, repository) -> whether it has what is asked of it, once that is known: asked once for the run."""
+        self._dead: set[str] = set()
+        """URLs that do not answer; not asked again while others do."""
 
     # plan
 
-    async def survey(self, wanted: Sequence[Wanted], told: Told) -> CopyPlan:
-        """Read what every reference is made of, and see what of it is here."""
+    async def survey(self, wanted: Sequence[Wanted], told: Told, *, trusting: bool = True) -> CopyPlan:
+        """See what is here, by one question each, and read what the rest is made of.
+
+        A tag is written last, so a tag that is here stands for all of it: the proof will tell. Without `trusting`
+        (after the proof has told otherwise) every part is looked for.
+        """
         done = 0
 
-        async def one(one_wanted: Wanted) -> Item:
+        async def tagged(one: Wanted) -> str | None:
+            return await self._tagged(one)
+
+        async def one(number: int) -> Item:
             nonlocal done
-            item = await self._item(one_wanted)
+            digest = tags[number]
+            one_wanted = wanted[number]
+            here = digest is not None and trusting and not one_wanted.pulled
+            if here and all_here:
+                item = Item(one_wanted, Closure(digest or ""), here=True)
+            elif here:
+                item = await self._home(one_wanted, digest or "")
+            else:
+                item = await self._item(one_wanted, digest)
             done += 1
             await told(done)
             return item
 
-        items = await each(wanted, ITEMS, one)
-        return CopyPlan(tuple(items), frozenset(d for d, homes in self._homes.items() if homes))
+        tags = await each(wanted, ITEMS, tagged)
+        here = [n for n, digest in enumerate(tags) if digest is not None and trusting and not wanted[n].pulled]
+        all_here = len(here) == len(wanted)
+        rest = [n for n in range(len(wanted)) if n not in set(here)]
+        items = dict(zip(here, await each(here, ITEMS, one), strict=True))
+        items |= dict(zip(rest, await each(rest, ITEMS, one), strict=True))
+        known = frozenset(d for d, homes in self._homes.items() if homes)
+        return CopyPlan(tuple(items[n] for n in range(len(wanted))), known)
 
-    async def _item(self, wanted: Wanted) -> Item:
-        """From local Harbor when its tag is here: the tag is written last, so then the upstream is not needed."""
-        here = await self._locally(wanted)
+    async def _home(self, wanted: Wanted, digest: str) -> Item:
+        """What is here has blobs that others may need: they are mounted from it."""
+        try:
+            read = await closure.read(self._here(wanted), digest, wanted.tag, followed=False)
+        except Missing:
+            return Item(wanted, Closure(digest), here=True)  # the proof will tell
+        except (WireTrouble, BadManifest) as trouble:
+            raise local_verdict(wanted.repository, trouble) from trouble
+        for blob in read.blobs:
+            self._homes[blob.digest].add(wanted.repository)
+        return Item(wanted, read, here=True)
+
+    async def _item(self, wanted: Wanted, digest: str | None) -> Item:
+        here = await self._locally(wanted) if digest is not None else None
         if here is not None:
-            missing = await self._missing(wanted, here)
-            return Item(wanted, here, missing, here=not missing and not wanted.pulled)
+            return Item(wanted, here, await self._missing(wanted, here))
         if wanted.pulled:
             raise upstream_verdict(wanted.reference, [Missing("not there, asked through local Harbor")])
         found = await self._upstream(wanted)
         return Item(wanted, found, await self._missing(wanted, found))
 
-    async def _locally(self, wanted: Wanted) -> Closure | None:
+    async def _tagged(self, wanted: Wanted) -> str | None:
+        """The digest under the tag, if it is the one that is wanted."""
         pinned = wanted.reference.digest
         reference = pinned if wanted.pulled and pinned else wanted.tag
         try:
-            if wanted.pulled:
-                return await closure.read(self._here(wanted), reference, wanted.tag, followed=False)
             found = await self._local.resolve(wanted.repository, reference)
-            if found is None or (pinned is not None and found != pinned):
-                return None
-            return await closure.read(self._here(wanted), reference, wanted.tag)
+        except WireTrouble as trouble:
+            raise local_verdict(wanted.repository, trouble) from trouble
+        return None if pinned is not None and found != pinned else found
+
+    async def _locally(self, wanted: Wanted) -> Closure | None:
+        pinned = wanted.reference.digest if wanted.pulled else None
+        try:
+            return await closure.read(self._here(wanted), pinned or wanted.tag, wanted.tag, followed=not wanted.pulled)
         except Missing:
             return None
         except (WireTrouble, BadManifest) as trouble:
@@ -164,13 +203,19 @@ class Copier:
 
     async def _move(self, wanted: Wanted, blob: Descriptor, meter: Meter) -> None:
         troubles: list[Exception] = []
-        for origin, source in self._willing(wanted):
+        for origin, source in self._chain(wanted):
+            if troubles and origin.url in self._dead:
+                continue
             try:
+                if not await self._worth_asking(wanted, origin, source):
+                    continue
                 await self._local.put_blob(wanted.repository, blob, source, meter.heard(blob.digest))
             except WireTrouble as trouble:
                 if not trouble.reading:
                     raise local_verdict(wanted.repository, trouble) from trouble
-                self._avoided.add((origin.url, source.repository))
+                self._gives[origin.url, source.repository] = False
+                if isinstance(trouble, Unavailable):
+                    self._dead.add(origin.url)
                 troubles.append(trouble)
             else:
                 meter.arrived(blob)
@@ -178,10 +223,23 @@ class Copier:
         troubles = troubles or [Missing("it is not known where it came from")]
         raise upstream_verdict(f"{wanted.reference} (layer {blob.digest})", troubles) from troubles[0]
 
-    def _willing(self, wanted: Wanted) -> Sequence[tuple[Origin, Source]]:
-        chain = self._chain(wanted)
-        willing = [(o, s) for o, s in chain if (o.url, s.repository) not in self._avoided]
-        return willing or chain
+    async def _worth_asking(self, wanted: Wanted, origin: Origin, source: Source) -> bool:
+        """Whether this place gives. The last one is always asked; others are asked once a repository, by HEAD."""
+        if origin == self._chain(wanted)[-1][0]:
+            return True
+        if origin.url in self._dead:
+            return False
+        key = (origin.url, source.repository)
+        async with self._locks[f"{origin.url} {source.repository}"]:
+            if key not in self._gives:
+                try:
+                    named = await source.registry.resolve(source.repository, wanted.reference.pin)
+                    self._gives[key] = named is not None
+                except WireTrouble as trouble:
+                    self._gives[key] = False
+                    if isinstance(trouble, Unavailable):
+                        self._dead.add(origin.url)
+        return self._gives[key]
 
     async def _manifests(self, item: Item) -> None:
         repository = item.wanted.repository
@@ -194,23 +252,46 @@ class Copier:
 
     # prove
 
-    async def prove(self, plan: CopyPlan, told: Told) -> None:
-        """Every manifest and blob was read back from local Harbor and is its digest. Raises Wait or Stuck."""
+    async def prove(self, plan: CopyPlan, told: Told) -> Proof:
+        """Every manifest and blob was read back from local Harbor and is its digest. Raises Wait or Stuck.
+
+        What was copied now must be there; what was here before may have been lost, and is told.
+        """
         hashed: set[str] = set()
+        lost: list[Wanted] = []
         done = 0
 
-        async def one(item: Item) -> None:
+        async def one(item: Item) -> Item:
             nonlocal done
             try:
-                await self._prove_item(item, hashed)
+                item = await self._prove_item(item, hashed)
+            except Missing as missing:
+                if not item.here:
+                    raise local_verdict(item.wanted.repository, missing) from missing
+                lost.append(item.wanted)
             except (WireTrouble, BadManifest) as trouble:
                 raise local_verdict(item.wanted.repository, trouble) from trouble
             done += 1
             await told(done)
+            return item
 
-        await each(plan.items, ITEMS, one)
+        items = await each(plan.items, ITEMS, one)
+        return Proof(tuple(i for i in items if i.wanted not in lost), tuple(lost))
 
-    async def _prove_item(self, item: Item, hashed: set[str]) -> None:
+    async def _prove_item(self, item: Item, hashed: set[str]) -> Item:
+        """The item, read whole."""
+        wanted = item.wanted
+        if item.here:
+            read = await closure.read(self._here(wanted), wanted.tag, wanted.tag)
+            if read.digest != item.closure.digest:
+                raise WrongBytes(f"{wanted.repository}:{wanted.tag} is {read.digest}, not {item.closure.digest}")
+            item = replace(item, closure=read)
+        else:
+            await self._prove_manifests(item)
+        await each(item.closure.blobs, BLOBS, lambda blob: self._prove_blob(wanted.repository, blob, hashed))
+        return item
+
+    async def _prove_manifests(self, item: Item) -> None:
         repository = item.wanted.repository
         for part in item.closure.parts:
             manifest = part.manifest
@@ -220,14 +301,17 @@ class Copier:
                 read = await self._local.manifest(repository, reference)
                 if read.digest != manifest.digest:
                     raise WrongBytes(f"{repository}:{reference} is {read.digest}, not {manifest.digest}")
-        for blob in item.closure.blobs:
-            if blob.digest not in hashed:
-                if not hashed:
-                    await self._reachable(repository, blob)
-                hashed.add(blob.digest)
-                await self._local.read_blob(repository, blob)
-            elif not await self._local.has_blob(repository, blob):
+
+    async def _prove_blob(self, repository: str, blob: Descriptor, hashed: set[str]) -> None:
+        if blob.digest in hashed:
+            if not await self._local.has_blob(repository, blob):
                 raise Missing(f"blob {blob.digest}")
+            return
+        first = not hashed
+        hashed.add(blob.digest)
+        if first:
+            await self._reachable(repository, blob)
+        await self._local.read_blob(repository, blob)
 
     async def _reachable(self, repository: str, blob: Descriptor) -> None:
         """Harbor may send readers on to its object store, by a name that only Pods resolve (harbor#13037)."""

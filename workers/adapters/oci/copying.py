@@ -11,7 +11,7 @@ from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import What, local_repository, proxied_projects
 from workers.adapters.oci.reference import Reference
 from workers.adapters.oci.registry import Heard
-from workers.adapters.oci.trouble import Denied, Missing, Unavailable, WrongBytes
+from workers.adapters.oci.trouble import NO_SPACE, OVER_QUOTA, Denied, Missing, Unavailable, WrongBytes
 from workers.errors import Stuck, Trouble, Wait
 from workers.sovereign import Sovereign
 
@@ -52,7 +52,7 @@ class Item:
     closure: Closure
     missing: tuple[Descriptor, ...] = ()
     here: bool = False
-    """Local Harbor already serves all of it under its tag."""
+    """Local Harbor has its tag, which is written last. The proof reads the rest; until then it is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,14 @@ class CopyPlan:
         """Every digest of every item, and its size."""
         sizes = {b.digest: b.size for i in self.items for b in i.closure.blobs}
         return sizes | {p.manifest.digest: len(p.manifest.content) for i in self.items for p in i.closure.parts}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was read back and hashed; and what had its tag and lost something since, to be copied again."""
+
+    items: tuple[Item, ...]
+    lost: tuple[Wanted, ...] = ()
 
 
 @dataclass(slots=True)
@@ -139,6 +147,9 @@ def upstream_verdict(reference: object, troubles: Sequence[Exception]) -> Troubl
 
 def local_verdict(repository: str, trouble: Exception) -> Trouble:
     """What a step says when local Harbor does not do what it is asked."""
+    if NO_SPACE in str(trouble) or OVER_QUOTA in str(trouble):
+        project = repository.partition("/")[0]
+        return Stuck("HarborFull", f"{repository}: {trouble}; give Harbor's storage, or project {project}, more room")
     if isinstance(trouble, Unavailable):
         return Wait("HarborUnavailable", f"{repository}: {trouble}", after=trouble.after or PATIENCE)
     if isinstance(trouble, Denied):

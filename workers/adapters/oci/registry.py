@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import aiohttp
+import anyio
 
 from workers.adapters.oci.manifest import ACCEPT, OCI_INDEX, Descriptor, Manifest, listed
 from workers.adapters.oci.trouble import (
@@ -23,6 +23,7 @@ from workers.adapters.oci.trouble import (
 from workers.adapters.oci.wire import Wire
 
 CHUNK = 256 * 1024
+FAREWELL = 2.0  # seconds to take a half upload back, when the copy is being cancelled too
 Heard = Callable[[int], None]
 """Told how many bytes of a blob have passed in this attempt; 0 when one begins."""
 
@@ -44,6 +45,7 @@ class Registry:
     def __init__(self, wire: Wire, patience: Patience) -> None:
         self._wire = wire
         self._patience = patience
+        self._lists_referrers = True
 
     @property
     def name(self) -> str:
@@ -108,18 +110,47 @@ class Registry:
 
     @asynccontextmanager
     async def blob(self, repository: str, blob: Descriptor) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """The blob's bytes as they come, one attempt. The last chunk is held back until the hash is right."""
+        """The blob's bytes as they come. The last chunk is held back until the hash is right.
+
+        What breaks off goes on where it broke off, patiently; wrong bytes are the caller's to begin again.
+        """
+        said = f"{self.name}/{repository}@{blob.digest}"
+        async with (
+            aclosing(self._pieces(repository, blob, said)) as pieces,
+            aclosing(_hashed(pieces, blob, said)) as chunks,
+        ):
+            # Begun before anything is sent elsewhere: a source that does not give costs no upload.
+            yield _from(await anext(chunks, b""), chunks)
+
+    async def _pieces(self, repository: str, blob: Descriptor, said: str) -> AsyncGenerator[bytes, None]:
         path = f"v2/{repository}/blobs/{blob.digest}"
-        call = self._wire.call("GET", path, scope=_pull(repository))
-        async with AsyncExitStack() as stack:
+        done, attempt = 0, 1
+        while True:
+            before = done
             try:
-                response = await stack.enter_async_context(call)
+                headers = {"Range": f"bytes={done}-"} if done else {}
+                async with self._wire.call("GET", path, scope=_pull(repository), headers=headers) as response:
+                    # A registry may ignore the range and send all again.
+                    again = done if response.status == 200 else 0
+                    async for chunk in response.content.iter_chunked(CHUNK):
+                        fresh, again = chunk[again:], max(0, again - len(chunk))
+                        done += len(fresh)
+                        if fresh:
+                            yield fresh
+                if done >= blob.size:
+                    return
+                raise Unavailable(f"{said}: the body ends after {done} of {blob.size} bytes")
+            except Unavailable as trouble:
+                attempt = 1 if done > before else attempt
+                pause = self._patience.pause(attempt, trouble.after)
+                if pause is None:
+                    trouble.reading = trouble.spent = True
+                    raise
             except WireTrouble as trouble:
                 trouble.reading = True
                 raise
-            said = f"{self.name}/{repository}@{blob.digest}"
-            async with aclosing(_hashed(response.content.iter_chunked(CHUNK), blob, said)) as chunks:
-                yield chunks
+            await anyio.sleep(pause)
+            attempt += 1
 
     async def read_blob(self, repository: str, blob: Descriptor) -> int:
         """Read the blob to its end and believe it only when hash and size are right; bytes read."""
@@ -152,13 +183,19 @@ class Registry:
             ) as response:
                 return listed(await response.read())
 
-        try:
-            return await patiently(self._patience, ask)
-        except (Missing, Refused):
-            tag = digest.replace(":", "-")
-            if await self.resolve(repository, tag) is None:
-                return ()
-            return (await self.manifest(repository, tag)).children
+        if self._lists_referrers:
+            try:
+                return await patiently(self._patience, ask)
+            except (Missing, Refused):
+                self._lists_referrers = False  # 404: the API is not served (spec 1.1); not asked again
+        return await self._tagged_referrers(repository, digest)
+
+    async def _tagged_referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+        """Spec 1.1, "Referrers Tag Schema": an index under the digest with a dash."""
+        tag = digest.replace(":", "-")
+        if await self.resolve(repository, tag) is None:
+            return ()
+        return (await self.manifest(repository, tag)).children
 
     # writing
 
@@ -184,15 +221,19 @@ class Registry:
 
         async def copy() -> None:
             heard(0)
-            location = await self._begin(repository)
             passing = _Passing(heard)
-            try:
-                async with source.registry.blob(source.repository, blob) as chunks:
+            async with source.registry.blob(source.repository, blob) as chunks:
+                location, whole = await self._begin(repository), False
+                try:
                     await self._send(repository, location, blob, passing.through(chunks))
-            except WireTrouble as trouble:
-                await self._drop(repository, location)
-                # aiohttp tells of a body that failed as of a connection that failed; the cause is what counts.
-                raise passing.trouble or trouble from trouble
+                    whole = True
+                except WireTrouble as trouble:
+                    # aiohttp tells of a body that failed as of a connection that failed; the cause is what counts.
+                    raise passing.trouble or trouble from trouble
+                finally:
+                    if not whole:
+                        with anyio.move_on_after(FAREWELL, shield=True):
+                            await self._drop(repository, location)
 
         await patiently(self._patience, copy)
 
@@ -270,20 +311,23 @@ def _push(repository: str) -> str:
 async def _hashed(chunks: AsyncIterator[bytes], blob: Descriptor, said: str) -> AsyncGenerator[bytes, None]:
     """The chunks, the last one only when all of them are the digest: what is wrong is never whole elsewhere."""
     digest, size, held = hashlib.sha256(), 0, b""
-    try:
-        async for chunk in chunks:
-            digest.update(chunk)
-            size += len(chunk)
-            if held:
-                yield held
-            held = chunk
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unavailable(f"{said}: broken off after {size} of {blob.size} bytes: {error}") from error
-    if size < blob.size:
-        raise Unavailable(f"{said}: the body ends after {size} of {blob.size} bytes")
+    async for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        if held:
+            yield held
+        held = chunk
     if size != blob.size or f"sha256:{digest.hexdigest()}" != blob.digest:
-        raise WrongBytes(f"{said}: the body is sha256:{digest.hexdigest()}, {size} bytes")
+        wrong = WrongBytes(f"{said}: the body is sha256:{digest.hexdigest()}, {size} bytes")
+        wrong.reading = True
+        raise wrong
     yield held
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
 class _Passing:

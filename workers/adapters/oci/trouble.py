@@ -12,6 +12,9 @@ from typing import TypeVar
 import anyio
 
 Result = TypeVar("Result")
+NO_SPACE = "no space left on device"
+OVER_QUOTA = "exceed the configured upper limit"
+"""In the words of Harbor's 403 when a project's quota is used up (goharbor/harbor, src/pkg/quota/util.go)."""
 
 
 class WireTrouble(Exception):
@@ -19,6 +22,8 @@ class WireTrouble(Exception):
 
     reading: bool = False
     """While a blob is copied: the source failed, not the destination."""
+    spent: bool = False
+    """It was tried again already, as often as is worth it."""
 
 
 class Missing(WireTrouble):
@@ -73,7 +78,7 @@ async def patiently(patience: Patience, attempt: Callable[[], Awaitable[Result]]
         except (Unavailable, WrongBytes) as trouble:
             after = trouble.after if isinstance(trouble, Unavailable) else None
             pause = patience.pause(number, after)
-            if pause is None:
+            if trouble.spent or pause is None:
                 raise
         await anyio.sleep(pause)
         number += 1

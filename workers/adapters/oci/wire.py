@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,14 +13,17 @@ from time import monotonic
 from typing import Any
 
 import aiohttp
+import anyio
 import orjson
 from yarl import URL
 
-from workers.adapters.oci.trouble import Denied, Missing, Refused, Unavailable, retry_after
+from workers.adapters.oci.pace import Pace
+from workers.adapters.oci.trouble import NO_SPACE, Denied, Missing, Refused, Unavailable, retry_after
 from workers.sovereign import Login
 
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _EARLY = 10.0  # seconds before its end at which a token is no longer used
+LONGEST = 20.0  # seconds that a registry may keep all requests back; what is longer is the pool's to wait for
 
 
 class Wire:
@@ -37,6 +42,10 @@ class Wire:
         self._login = login
         self._eager = eager
         self._tokens: dict[str, tuple[str, float]] = {}
+        self._asking: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._service: tuple[URL, str] | None = None
+        """Where tokens are had, once a challenge has said so."""
+        self.pace = Pace()
 
     @asynccontextmanager
     async def call(
@@ -56,21 +65,37 @@ class Wire:
         """
         url = self._url(path, params)
         said = f"{method} {self.name}{url.path}"
+        # Writes happen while a turn for reading the source is held, which may be this registry: they take none.
+        turn = self.pace.turn() if method in ("GET", "HEAD") else self.pace.pause()
         try:
-            authorization = self._standing(scope)
-            for last in (False, True):
-                fields = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
-                async with self._http.request(
-                    method, url, headers=fields, data=data, allow_redirects=redirects
-                ) as response:
-                    if response.status == 401 and not last and data is None:
-                        authorization = await self._authorize(response, scope)
-                        continue
-                    await _judge(response, said)
-                    yield response
-                    return
+            async with turn:
+                authorization = await self._ready(scope)
+                for last in (False, True):
+                    fields = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
+                    async with self._http.request(
+                        method, url, headers=fields, data=data, allow_redirects=redirects
+                    ) as response:
+                        if response.status == 401 and not last and data is None:
+                            authorization = await self._authorize(response, scope, authorization)
+                            continue
+                        await self._judge(response, said, scope, sent=data is not None)
+                        yield response
+                        return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{said}: {type(error).__name__}: {error}") from error
+
+    async def _judge(self, response: aiohttp.ClientResponse, said: str, scope: str, *, sent: bool) -> None:
+        """Raise unless it went well; the pace learns of it."""
+        if response.status == 401 and sent and self._tokens.pop(scope, ("", 0.0))[0]:
+            # A body is not sent twice; the next attempt asks for a token first.
+            raise Unavailable(f"{said}: 401, the token is not taken any more")
+        try:
+            await _judge(response, said)
+        except Unavailable as trouble:
+            if response.status in (429, 503):
+                self.pace.refused(min(trouble.after or 0.0, LONGEST))
+            raise
+        self.pace.answered()
 
     def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
         """Relative to the registry, or a Location it gave, which may be absolute and have a query already."""
@@ -96,24 +121,40 @@ class Wire:
         pair = f"{self._login.username}:{self._login.password().get_secret_value()}"
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
-    async def _authorize(self, response: aiohttp.ClientResponse, scope: str) -> str | None:
+    async def _ready(self, scope: str) -> str | None:
+        """What goes with the request; a token is asked for at once where it is known that one is wanted."""
+        standing = self._standing(scope)
+        if standing is not None or self._service is None:
+            return standing
+        return await self._token(scope, None)
+
+    async def _authorize(self, response: aiohttp.ClientResponse, scope: str, refused: str | None) -> str | None:
         """Answer the challenge of a 401 (distribution/spec/auth/token). None when there is nothing to answer."""
         challenge = response.headers.get("WWW-Authenticate", "")
         kind = challenge.partition(" ")[0].lower()
-        if kind == "basic" or (kind != "bearer"):
+        if kind != "bearer":
             return self._basic() if kind == "basic" else None
         said = dict(_PARAMETER.findall(challenge))
-        query = {"service": said.get("service", ""), "scope": scope or said.get("scope", "")}
-        basic = self._basic()
-        headers = {"Authorization": basic} if basic else {}
-        realm = URL(said.get("realm", ""))
-        async with self._http.get(realm, params={k: v for k, v in query.items() if v}, headers=headers) as answer:
-            await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
-            body = orjson.loads(await answer.read())
-        token = str(body.get("token") or body.get("access_token") or "")
-        # 60 seconds when the service does not say (distribution/spec/auth/token).
-        self._tokens[scope] = (token, monotonic() + float(body.get("expires_in", 60)) - _EARLY)
-        return f"Bearer {token}"
+        self._service = URL(said.get("realm", "")), said.get("service", "")
+        return await self._token(scope or said.get("scope", ""), refused)
+
+    async def _token(self, scope: str, refused: str | None) -> str:
+        """A token for the scope, asked for once though many need it. `refused` is one that is not taken any more."""
+        async with self._asking[scope]:
+            standing = self._tokens.get(scope, ("", 0.0))
+            if standing[1] > monotonic() and f"Bearer {standing[0]}" != refused:
+                return f"Bearer {standing[0]}"
+            realm, service = self._service or (URL(), "")
+            basic = self._basic()
+            headers = {"Authorization": basic} if basic else {}
+            query = {k: v for k, v in (("service", service), ("scope", scope)) if v}
+            async with self._http.get(realm, params=query, headers=headers) as answer:
+                await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
+                body = orjson.loads(await answer.read())
+            token = str(body.get("token") or body.get("access_token") or "")
+            # 60 seconds when the service does not say (distribution/spec/auth/token).
+            self._tokens[scope] = (token, monotonic() + float(body.get("expires_in", 60)) - _EARLY)
+            return f"Bearer {token}"
 
 
 async def _judge(response: aiohttp.ClientResponse, said: str) -> None:
@@ -136,7 +177,13 @@ async def _reason(response: aiohttp.ClientResponse) -> str:
     text = (await response.content.read(4096)).decode(errors="replace")
     try:
         errors = orjson.loads(text)["errors"]
-        text = "; ".join(f"{e.get('code')}: {e.get('message')}" for e in errors)
+        text = "; ".join(f"{e.get('code')}: {e.get('message')}{_full(e.get('detail'))}" for e in errors)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         pass
     return " ".join(text.split())[:300]
+
+
+def _full(detail: Any) -> str:
+    """docker-registry's filesystem driver says only in the detail, by its number, that the disk is full (ENOSPC)."""
+    enclosed = detail.get("Enclosed") if isinstance(detail, dict) else None
+    return f" ({NO_SPACE})" if isinstance(enclosed, dict) and enclosed.get("Err") == errno.ENOSPC else ""
