@@ -12,6 +12,7 @@ import base64
 import json
 import ssl
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -339,7 +340,15 @@ class JetStreamLog:
         nats-py's `fetch(n)` waits until all n are there; a live reader cannot. Raises ConnectionError when the
         client has reconnected: the server forgot the request."""
         inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox)
+        arrived: deque[Msg] = deque()
+        news = anyio.Event()
+
+        async def take(msg: Msg) -> None:
+            arrived.append(msg)
+            news.set()
+
+        # A callback, since waiting for each message by itself costs more than the message.
+        subscription = await self.client.subscribe(inbox, cb=take)
         request = json.dumps({"batch": _BACKLOG, "expires": int(_PATIENCE * 1e9)}).encode()
         left = 0
         try:
@@ -349,11 +358,13 @@ class JetStreamLog:
                     await self.client.publish(
                         f"$JS.API.CONSUMER.MSG.NEXT.{self.broker.stream}.{consumer}", request, inbox
                     )
-                msg: Msg | None = None
-                with self._until_reconnect():
-                    msg = await subscription.next_msg(timeout=_PATIENCE + 5)
-                if msg is None:
-                    raise ConnectionError("the broker restarted")
+                if not arrived:
+                    news = anyio.Event()
+                    with self._until_reconnect(), anyio.move_on_after(_PATIENCE + 5):
+                        await news.wait()
+                    if not arrived:
+                        raise ConnectionError("the broker restarted")
+                msg = arrived.popleft()
                 if status := (msg.headers or {}).get("Status"):
                     if status == "408":  # expired: ask again
                         left = 0
