@@ -64,7 +64,7 @@ async def test_a_watch_from_before_compaction_is_told_that_it_is_gone(made: Api)
     await post(made, MAPS, "b")
     made.store.compact()
     version = first["metadata"]["resourceVersion"]
-    async with aclosing(LocalClient(made).watch(MAPS, {"resourceVersion": version})) as events:
+    async with aclosing(LocalClient(made).watch(MAPS, {"resourceVersion": version, "timeoutSeconds": "1"})) as events:
         kind, gone = await anext(events)
     assert (kind, gone["code"], gone["reason"]) == ("ERROR", 410, "Expired")
 

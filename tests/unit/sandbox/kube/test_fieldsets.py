@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.kube import fieldsets, managed
@@ -25,6 +25,7 @@ values = st.recursive(
 objects = st.dictionaries(st.sampled_from("abcd"), values, max_size=4)
 
 
+@settings(deadline=None)  # the machine may be shared
 @given(objects, objects)
 def test_laying_a_configuration_over_a_value_gives_all_of_the_configuration(
     live: dict[str, Any], config: dict[str, Any]
@@ -35,12 +36,14 @@ def test_laying_a_configuration_over_a_value_gives_all_of_the_configuration(
     assert lost == {}
 
 
+@settings(deadline=None)  # the machine may be shared
 @given(objects, objects)
 def test_there_is_a_difference_exactly_when_values_differ(old: dict[str, Any], new: dict[str, Any]) -> None:
     changed, removed = fieldsets.compare(old, new, ANY)
     assert (changed == {} and removed == {}) == (old == new)
 
 
+@settings(deadline=None)  # the machine may be shared
 @given(objects, objects)
 def test_a_set_is_what_it_shares_with_another_and_what_it_does_not(one: dict[str, Any], other: dict[str, Any]) -> None:
     first, second = fieldsets.owned(one, ANY), fieldsets.owned(other, ANY)
@@ -50,6 +53,7 @@ def test_a_set_is_what_it_shares_with_another_and_what_it_does_not(one: dict[str
     assert fieldsets.intersection(shared, rest) == {}
 
 
+@settings(deadline=None)  # the machine may be shared
 @given(objects)
 def test_a_set_survives_the_wire(value: dict[str, Any]) -> None:
     tree = {key: below for key, below in fieldsets.owned(value, ANY).items() if key != fieldsets.MEMBER}
