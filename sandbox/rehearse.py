@@ -13,16 +13,21 @@ from pathlib import Path
 import anyio
 import click
 import orjson
+from pydantic import BaseModel
 from rich.console import Console
 
-from events import export, flow
+from events import certificate, export, flow
+from events.envelope import Undecodable, data_of, read
 from events.flow import Step
 from events.fold import State
 from events.jetstream import JetStreamLog
+from events.log import Entry
+from events.subjects import JOURNAL
 from sandbox.box import Box
 from sandbox.crew import Crew, Lost
 from sandbox.settling import Unsettled
-from schemas.events import Requested
+from schemas.events import Audited, Requested
+from workers import certify
 from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.entrypoints import asking, printing, watching
 from workers.entrypoints.asking import Comparison
@@ -177,6 +182,8 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
                 _say(console, f"Healed {plan.fail.slug}. Asking again:")
                 state = await _run(settings, stream, crew, plan, console)
         async with Cluster.open(kubeconfig=box.kubeconfig, field_manager="rehearsal") as cluster:
+            if state.complete:
+                await _audited(stream, state)
             comparison = await _shown(settings, stream, cluster)
             await _leave_files(settings, stream, cluster, plan.directory)
     return Outcome(state, comparison, staged)
@@ -256,13 +263,42 @@ async def _shown(settings: Settings, stream: JetStreamLog, cluster: Cluster) -> 
     return found
 
 
+async def _audited(stream: JetStreamLog, state: State) -> None:
+    """The workers have looked for tethers once more and said so, unless they take too long."""
+    since = state.run.step(flow.LAST.slug).token if state.run else 0
+    with anyio.move_on_after(SETTLED):
+        async for entry in stream.read(JOURNAL, since, live=True):
+            if isinstance(_fact(entry), Audited):
+                return
+
+
+def _fact(entry: Entry) -> BaseModel | None:
+    try:
+        return data_of(read(entry.raw))
+    except Undecodable:
+        return None
+
+
 async def _leave_files(settings: Settings, stream: JetStreamLog, cluster: Cluster, directory: Path) -> None:
-    """`log.jsonl` and `status.json`, for whoever looks at it later."""
-    lines = [export.line(entry) async for entry in asking.messages(stream)]
-    await anyio.Path(directory / "log.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    """`log.jsonl`, `status.json` and, of a complete cutover, `certificate.json`, for whoever looks at it later."""
+    entries = [entry async for entry in asking.messages(stream)]
+    await anyio.Path(directory / "log.jsonl").write_bytes(b"".join(export.line(entry) + b"\n" for entry in entries))
+    await _certify(settings, cluster, entries, directory)
     live = await cluster.get(CONFIG_MAP, settings.status.name, settings.status.namespace) or {}
     status = orjson.dumps(live.get("data") or {}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
     await anyio.Path(directory / "status.json").write_bytes(status + b"\n")
+
+
+async def _certify(settings: Settings, cluster: Cluster, entries: list[Entry], directory: Path) -> None:
+    """`certificate.json` and the key that checks it; one of an older rehearsal does not stay."""
+    signer = await certify.signer(cluster, settings.status.namespace)
+    place = anyio.Path(directory / "certificate.json")
+    try:
+        await place.write_bytes(certificate.issue(entries, signer))
+    except certificate.Uncertifiable:
+        await place.unlink(missing_ok=True)
+        return
+    await anyio.Path(directory / "certificate.pub").write_text(signer.verifier.pem, encoding="utf-8")
 
 
 def _end(plan: Plan, outcome: Outcome, console: Console) -> None:
@@ -271,6 +307,8 @@ def _end(plan: Plan, outcome: Outcome, console: Console) -> None:
     _say(console, printing.verdict(outcome.state))
     _say(console, f"Log:    {plan.directory / 'log.jsonl'}")
     _say(console, f"Status: {plan.directory / 'status.json'}")
+    if (plan.directory / "certificate.json").exists():
+        _say(console, f"Signed: {plan.directory / 'certificate.json'}")
     _say(console, f"Again:  cutover rehearse --keep {plan.directory}")
     if not outcome.honest:
         raise Broken("the status ConfigMap is not what the log says:\n  " + "\n  ".join(outcome.comparison.differences))

@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     from workers.entrypoints.node_agent import NodeAgentConfig, Publish
 
 PLUGINS = "cutover.commands"
-LAZY = {"node-agent": "workers.entrypoints.node_agent", "canary": "workers.entrypoints.canary"}
-"""Commands that the node agents' and canaries' Pods run; loaded only when they are called."""
+LAZY = {
+    "audit": "workers.entrypoints.cli_audit",
+    "certificate": "workers.entrypoints.cli_certificate",
+    "node-agent": "workers.entrypoints.node_agent",
+    "canary": "workers.entrypoints.canary",
+}
+"""Commands that are loaded only when they are called; the last ones are run by Pods of the cutover."""
 
 EPILOG = """\b
 Exit codes

@@ -28,6 +28,7 @@ from workers.entrypoints.cli_common import (
 from workers.entrypoints.settings import Settings
 
 _WAIT = 10.0  # seconds for an answer to a request
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(short_help="Ask for a cutover.")
@@ -129,22 +130,41 @@ async def _state(settings: Settings) -> State:
 
 
 @click.command(short_help="Follow the hash chain of the log or of an export.")
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=_FILE)
+@click.option("--certificate", metavar="FILE", type=_FILE, help="Check this certificate against the log of --log.")
+@click.option("--log", "log_file", metavar="FILE", type=_FILE, help="The exported log that was certified.")
+@click.option("--key", metavar="FILE", type=_FILE, help="The Sovereign's public key: no other one is believed.")
+@click.option("--continued", is_flag=True, help="The log may go on after the certificate.")
 @output_option
 @config_option
 @click.pass_context
-def verify(ctx: click.Context, file: Path | None, output: str) -> None:
+def verify(
+    ctx: click.Context, file: Path | None, certificate: Path | None, log_file: Path | None, key: Path | None,
+    continued: bool, output: str,
+) -> None:  # fmt: skip
     """Follow the hash chain of the log, or of an export, from the first event to the last.
 
     Finds changed, missing and reordered events and evidence that does not belong to its run. An export that was
     cut off at its end is whole as far as it goes: compare `head` with the log, or with a note taken earlier.
-    With FILE nothing is connected and no settings are needed.
+    With FILE nothing is connected and no settings are needed; so it is with --certificate, which must belong to
+    exactly this log: a changed, dropped, moved or added message, or another key, fails.
 
     \b
     Examples
       cutover verify
       cutover verify log.jsonl
+      cutover verify --certificate certificate.json --log log.jsonl --key certificate.pub
     """
+    if certificate is not None:
+        if log_file is None or file is not None:
+            raise click.UsageError("--certificate needs the exported log: --log FILE")
+        from workers.entrypoints import cli_certificate
+
+        cli_certificate.check(certificate, log_file, key, continued, output)
+        return
+    if key or continued:
+        raise click.UsageError("--key and --continued belong to --certificate FILE")
+    file = file or log_file
     finding = _verify_file(file) if file else run(_verify_log(settings_of(ctx)))
     if output == "json":
         click.echo(json.dumps(asdict(finding)))

@@ -21,7 +21,7 @@ from events.journal import Journal
 from events.log import LogUnavailable
 from schemas.nodes import NodeReport
 from schemas.results import StepResult
-from workers import admission, projector
+from workers import admission, certify, drift, projector
 from workers.adapters.cluster import Cluster
 from workers.adapters.git import Git
 from workers.adapters.gitea import GiteaApi
@@ -33,7 +33,7 @@ from workers.inbox import Inbox, publish_report
 from workers.pool import Pool, Work
 from workers.scribe import Scribe
 from workers.verdict import Limits
-from workers.world import Order, Report, World
+from workers.world import NodeReports, Order, Report, World
 
 log = logging.getLogger("cutover")
 
@@ -58,7 +58,7 @@ async def cluster(settings: Settings) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def world(settings: Settings, api: Cluster, inbox: Inbox) -> AsyncIterator[World]:
+async def world(settings: Settings, api: Cluster, inbox: NodeReports) -> AsyncIterator[World]:
     """Every adapter with its client, closed at the end."""
     sovereign = settings.sovereign
     async with AsyncExitStack() as stack:
@@ -136,6 +136,11 @@ async def work(
                     await projector.serve(journal, api, namespace=place.namespace, name=place.name)
 
                 tasks.start_soon(paint)
+
+                async def named() -> str:
+                    return (await certify.signer(api, place.namespace)).verifier.keyid
+
+                tasks.start_soon(drift.serve, journal, everything, writer, named)
 
 
 @asynccontextmanager
