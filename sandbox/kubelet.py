@@ -24,7 +24,9 @@ from sandbox.policy import API_SERVER, identity_of
 from sandbox.puller import Image, Puller, PullError
 from schemas.nodes import NodeReport
 from workers.adapters.cluster import Cluster
-from workers.entrypoints import canary, node_agent
+from workers.entrypoints import canary, lift, node_agent
+from workers.proof import lifter
+from workers.proof.block import Placement
 
 BACK_OFF = 1.0  # seconds; a real kubelet begins at 10 and doubles up to 300
 NOBODY = "http://127.0.0.1:9"
@@ -165,6 +167,8 @@ class Kubelets:
     async def execute(self, pod: Object, container: Object) -> tuple[int, str]:
         """Run the container; its exit code and termination message."""
         image = Image.parse(container["image"])
+        if container.get("command") == ["call-home"]:
+            return await self._call_home(pod, list(container.get("args") or ()))
         argv = [*(container.get("command") or ()), *(container.get("args") or ())]
         ours = f"{image.host}/{image.repository}" == self._own and argv[:1] == ["cutover"]
         match argv[1:2] if ours else []:
@@ -173,6 +177,8 @@ class Kubelets:
             case ["node-agent"] if self._supply is not None:
                 await self._node_agent(pod, argv[2:], self._supply)
                 return 1, ""
+            case ["lift"] if self._supply is not None:
+                return 0, await self._lift(argv[2:], self._supply)
             case _:
                 if pod["spec"].get("restartPolicy", "Always") == "Always":
                     await asyncio.Event().wait()
@@ -190,6 +196,23 @@ class Kubelets:
             return await self._network.url(who, canonical(netloc))
         except LookupError:
             return NOBODY
+
+    async def _lift(self, args: list[str], supply: Supply) -> str:
+        with lift.command.make_context("lift", args) as context:
+            params = context.params
+        async with supply.cluster() as cluster:
+            place = Placement(params["namespace"], params["config_map"])
+            return str(await lifter.watch(cluster, place, params["seconds"] or 0.0, every=1.0))
+
+    async def _call_home(self, pod: Object, targets: list[str]) -> tuple[int, str]:
+        """A workload that cannot live without somebody out there: it asks every second, and ends in anger."""
+        who = identity_of(pod)
+        while True:
+            connect = {name: await self._wire(who, name) for name in (urlsplit(t).netloc for t in targets)}
+            for finding in await canary.look(targets, 1.0, connect):
+                if not finding.reached:
+                    return 1, f"cannot reach {finding.host}: {finding.detail}"
+            await asyncio.sleep(1.0)
 
     async def _node_agent(self, pod: Object, args: list[str], supply: Supply) -> None:
         node = self._nodes[pod["spec"]["nodeName"]]
@@ -323,6 +346,13 @@ def _status(container: Object, state: Object) -> Object:
     }
 
 
+RESOLVER = "kube-dns.kube-system.svc:53"
+
+
 async def attach_api(network: Network, port: int) -> None:
-    """Put the API server on the network, under the name that Pods use."""
+    """Put the API server and the resolver on the network, under the names that Pods use.
+
+    Who answers for the resolver does not matter: canaries only ask whether it can be reached.
+    """
     await network.attach(API_SERVER, port, local=True)
+    await network.attach(RESOLVER, port, local=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 
@@ -102,6 +102,12 @@ class Network:
         known = self.hosts.get(host)
         address = known.address if known and known.local == local else self._address(local)
         self.hosts[host] = Host(host, port, local, address)
+
+    def move(self, host: str, *, address: str | None = None, local: bool | None = None) -> Host:
+        """Give a host another address, or another side of the fence; what it was before. Judge again after it."""
+        old = self.hosts[host]
+        self.hosts[host] = replace(old, address=address or old.address, local=old.local if local is None else local)
+        return old
 
     def _address(self, local: bool) -> str:
         taken = {h.address for h in self.hosts.values()}

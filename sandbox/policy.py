@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -55,10 +55,13 @@ class Enforcer:
         self._network, self._blocks, self._clock = network, blocks, clock
         self._mirrors = {r: Mirror(api, r) for r in (CLUSTERWIDE, CILIUM, NETWORK)}
         self.audit = False
+        self.deaf = False
+        """Clusterwide policies are accepted by the API and reach no datapath: the agents do not see them."""
 
     def judge(self) -> None:
         """Take the state as it is now into the Network."""
         found = Policies() if self.audit else Policies(*(tuple(m) for m in self._mirrors.values()))
+        found = replace(found, clusterwide=()) if self.deaf else found
         hosts, blocks = self._network.hosts, dict(self._blocks.current)
         self._network.set_verdict(verdict(found, blocks, hosts, self._clock.now))
 

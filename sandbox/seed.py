@@ -47,6 +47,7 @@ def objects(pull: Mapping[str, Credentials], interval: float, branch: str = "mai
         *(_namespace(name) for name in NAMESPACES),
         pull_secret("ghcr-pull", "flux-system", pull),
         _opaque("hcloud-credentials", "crossplane-system", {"token": "none-in-a-sandbox"}),
+        allow_egress(),
         *(deployment(_short(image), "flux-system", image) for image in FLUX_IMAGES),
         *(deployment(*each) for each in SYSTEM),
         git_repository(interval, branch),
@@ -78,6 +79,16 @@ def pull_secret(name: str, namespace: str, pull: Mapping[str, Credentials]) -> O
         "metadata": {"name": name, "namespace": namespace},
         "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": raw},
+    }
+
+
+def allow_egress() -> Object:
+    """Flux ships it (flux2, manifests/policies): its Pods may go anywhere, whatever another NetworkPolicy says."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "allow-egress", "namespace": "flux-system"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]},
     }
 
 

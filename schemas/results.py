@@ -99,6 +99,19 @@ class Canary(Travels):
     host: str
     reached: bool
     detail: str = ""
+    sample: str = ""
+    """Which look it was: `before`, `bite`, a number during the hold, `last`, `after`."""
+
+
+class CanaryCount(Travels):
+    """How many canaries of one network asked for one host in one sample, and how many reached it."""
+
+    sample: str
+    network: str
+    """`host`, `pod`, or `pod/<namespace>` where policies of others stand."""
+    host: str
+    asked: int
+    reached: int
 
 
 class EgressProven(StepResult):
@@ -110,9 +123,14 @@ class EgressProven(StepResult):
     """True when the hold was shortened: such a result is never the proof."""
     means: tuple[str, ...]
     blocked_hosts: tuple[str, ...]
-    before: tuple[Canary, ...]
-    during: tuple[Canary, ...]
-    after: tuple[Canary, ...]
+    before: tuple[CanaryCount, ...]
+    during: tuple[CanaryCount, ...]
+    """The first sample under the block and the last one."""
+    after: tuple[CanaryCount, ...]
+    exceptions: tuple[Canary, ...] = ()
+    """Every finding of any sample, those between included, that was not as it had to be."""
+    samples: int = 0
+    """How many samples were taken under the block."""
     forced: tuple[str, ...]
     """What was made to work under the block, one line each."""
     restarts: int

@@ -147,6 +147,14 @@ class Proof(Described):
     """Seconds between two canary samples."""
     connect_timeout: Annotated[float, Field(gt=0)] = 3.0
     policy: str = "cutover-egress-block"
+    lease: Annotated[float, Field(ge=1)] = 60.0
+    """Seconds that the block outlives its last renewal, whoever is dead."""
+    lifter_account: str = "cutover-lifter"
+    """Service account of the lifter Job, in the nodes' namespace: may list and delete policies, patch the plan."""
+    crossplane: tuple[str, str] = ("crossplane-system", "app=crossplane")
+    """Namespace and labels of Crossplane's core Pod: restarted under the block, for its package cache is there."""
+    dns: str = "kube-dns.kube-system.svc:53"
+    """How the evidence names the cluster's resolver."""
     allow_cidrs: tuple[str, ...] = ()
     """Further addresses that stay open: resolvers, the provider's API, load balancers."""
 

@@ -105,6 +105,8 @@ class Api:
         self.catalogue = Catalogue()
         self.verbs = Verbs(store, self.catalogue, clock)
         self.definitions = Definitions(store, self.catalogue)
+        self.refused: set[tuple[str, str, str]] = set()
+        """(verb, group, plural) that an authorizer in front of RBAC refuses to everybody."""
 
     def answer(self, request: Request) -> Answer:
         """The answer to anything but a watch."""
@@ -149,7 +151,8 @@ class Api:
         r = found.resource
         namespace = found.name if r.key == ("", "namespaces") else found.namespace
         ask = Ask(wanted, r.group, r.plural, found.subresource, namespace, found.name)
-        if allowed(self.store, request.user, ask):
+        refused = (wanted, r.group, r.plural) in self.refused
+        if not refused and allowed(self.store, request.user, ask):
             return
         where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
         why = f'User "{request.user.name}" cannot {wanted} resource "{ask.full}" in API group "{r.group}" {where}'

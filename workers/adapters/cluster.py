@@ -45,7 +45,8 @@ CONNECT, READ = 5.0, 30.0  # seconds
 WATCH_SECONDS = 60
 """A watch is opened anew this often, so that a connection that died silently is noticed soon."""
 
-_SYNCED = "SYNCED"
+SYNCED, LOST = "SYNCED", "LOST"
+"""Marks of `follow`: the list is whole (again); the connection broke and is tried again."""
 
 
 class Cluster:
@@ -266,8 +267,14 @@ class Cluster:
         """
         async with aclosing(self._watch(kind, namespace, name, labels)) as events:
             async for change, obj in events:
-                if change != _SYNCED:
+                if change not in (SYNCED, LOST):
                     yield change, obj
+
+    async def follow(self, kind: Kind, namespace: str | None = None) -> Changes:
+        """As `watch`, with the marks SYNCED and LOST between the changes, for whoever must know of gaps."""
+        async with aclosing(self._watch(kind, namespace, None, None)) as events:
+            async for change, obj in events:
+                yield change, obj
 
     async def _watch(self, kind: Kind, namespace: str | None, name: str | None, labels: str | None) -> Changes:
         selectors = selected(name, labels)
@@ -280,11 +287,13 @@ class Cluster:
             for item in now.values():
                 yield "ADDED", item
             known = now
-            yield _SYNCED, {}
+            yield SYNCED, {}
             try:
                 async with aclosing(self._changes(kind, namespace, selectors, version)) as changes:
                     async for change, obj in changes:
-                        if change == "DELETED":
+                        if change == LOST:
+                            pass
+                        elif change == "DELETED":
                             known.pop(key_of(obj), None)
                         else:
                             known[key_of(obj)] = obj
@@ -317,6 +326,7 @@ class Cluster:
                 if failures >= TRIES:
                     words = f"watch {kind.resource} {where(namespace)}: {type(error).__name__}"
                     raise Wait("ApiServerUnavailable", words) from error
+                yield LOST, {}
                 await anyio.sleep(pause(failures, getattr(error, "after", None)))
 
     async def _stream(self, kind: Kind, namespace: str | None, query: Mapping[str, str]) -> Changes:
@@ -373,8 +383,10 @@ class Cluster:
         with anyio.move_on_after(timeout):
             async with aclosing(self._watch(kind, namespace, name, labels)) as events:
                 async for change, obj in events:
-                    if change == _SYNCED:
+                    if change == SYNCED:
                         synced = True
+                    elif change == LOST:
+                        continue
                     elif change == "DELETED":
                         seen.pop(key_of(obj), None)
                     else:

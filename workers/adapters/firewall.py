@@ -43,6 +43,8 @@ class NodeBlock(Arrives):
     """Networks that stay open inside of what is denied."""
     expires_at: AwareDatetime
     """After this nothing is denied any more, whoever is alive."""
+    token: int = 0
+    """Fencing token of the attempt that ordered it: an earlier one must not lift it."""
 
     def remaining(self, now: datetime) -> float:
         """Seconds until it lifts itself; 0 when that is past."""

@@ -34,7 +34,10 @@ FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
 async def look(targets: Sequence[str], timeout: float, connect: Mapping[str, str]) -> list[Finding]:
-    """Try every target (a base URL) at once. `connect` maps host[:port] to another base URL on the wire."""
+    """Try every target at once: a base URL, or `dns://RESOLVER/NAME` to have a name resolved.
+
+    `connect` maps host[:port] to another base URL on the wire.
+    """
     return list(await asyncio.gather(*(_try(t, timeout, connect) for t in targets)))
 
 
@@ -42,7 +45,10 @@ async def _try(target: str, timeout: float, connect: Mapping[str, str]) -> Findi
     host = urlsplit(target).netloc
     try:
         async with asyncio.timeout(timeout):
-            answer = await _head(connect.get(host, target), host)
+            if target.startswith("dns://") and host not in connect:
+                answer = await _resolved(urlsplit(target).path.strip("/"))
+            else:
+                answer = await _head(connect.get(host, target), host)
     except TimeoutError:
         return Finding(host=host, reached=False, detail=f"no answer within {timeout:g} s")
     except ssl.SSLError as error:
@@ -51,6 +57,12 @@ async def _try(target: str, timeout: float, connect: Mapping[str, str]) -> Findi
     except OSError as error:
         return Finding(host=host, reached=False, detail=(error.strerror or type(error).__name__)[:80])
     return Finding(host=host, reached=bool(answer), detail=answer or "closed without an answer")
+
+
+async def _resolved(name: str) -> str:
+    """The first address of a name, as every program here would be told it."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, None)
+    return f"{name} is {found[0][4][0]}"[:60]
 
 
 async def _head(url: str, host: str) -> str:

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 PLUGINS = "cutover.commands"
 LAZY = {
     "audit": "workers.entrypoints.cli_audit",
+    "plan": "workers.entrypoints.cli_plan",
     "certificate": "workers.entrypoints.cli_certificate",
     "node-agent": "workers.entrypoints.node_agent",
     "canary": "workers.entrypoints.canary",
+    "lift": "workers.entrypoints.lift",
 }
 """Commands that are loaded only when they are called; the last ones are run by Pods of the cutover."""
 

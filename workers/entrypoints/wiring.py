@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
@@ -21,7 +22,7 @@ from events.journal import Journal
 from events.log import LogUnavailable
 from schemas.nodes import NodeReport
 from schemas.results import StepResult
-from workers import admission, certify, drift, projector
+from workers import admission, certify, drift, projector, watchman
 from workers.adapters.cluster import Cluster
 from workers.adapters.git import Git
 from workers.adapters.gitea import GiteaApi
@@ -31,6 +32,7 @@ from workers.entrypoints.settings import Settings, redactor
 from workers.errors import Wait
 from workers.inbox import Inbox, publish_report
 from workers.pool import Pool, Work
+from workers.proof import block
 from workers.scribe import Scribe
 from workers.verdict import Limits
 from workers.world import NodeReports, Order, Report, World
@@ -136,6 +138,14 @@ async def work(
                     await projector.serve(journal, api, namespace=place.namespace, name=place.name)
 
                 tasks.start_soon(paint)
+
+                async def lift(token: int, only_expired_at: datetime | None) -> bool:
+                    return await block.lift(everything, token=token, only_expired_at=only_expired_at)
+
+                async def keep_watch() -> None:
+                    await watchman.serve(journal, lift, lease_seconds=settings.pace.lease)
+
+                tasks.start_soon(keep_watch)
 
                 async def named() -> str:
                     return (await certify.signer(api, place.namespace)).verifier.keyid

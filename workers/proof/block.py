@@ -1,64 +1,39 @@
-"""The block: a Cilium policy for Pods, a firewall order for nodes, both with an end written on them."""
+"""The block: policies for Pods, a firewall order for nodes, both with an end written on them.
+
+Anybody may lift it: the step, the watchman, the lifter Job. All of them use `lift` here, and all leave alone
+what a later attempt has put up.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NODE, Object
-from workers.adapters.firewall import PRIVATE, NodeBlock
+from workers.adapters.cluster import Cluster
+from workers.adapters.cluster_kinds import CONFIG_MAP, NODE, Kind, Object, key_of
+from workers.adapters.firewall import NodeBlock
 from workers.entrypoints.node_agent import BLOCK_KEY
-from workers.errors import Stuck
+from workers.errors import Stuck, Wait
+from workers.proof import means
+from workers.proof.means import cilium
+from workers.proof.means.terms import EXPIRES, LABEL, WORLD, Terms
 from workers.proof.pods import TOKEN
 
 if TYPE_CHECKING:
+    from workers.sovereign import Sovereign
     from workers.world import World
 
-EXPIRES = "cutover.catalyst/expires-at"
-LABEL = "cutover.catalyst/egress-block"
-LEASE = timedelta(seconds=60)
-"""How long the block outlives the last time it was renewed."""
-RENEW = 15.0  # seconds
-WORLD = ("0.0.0.0/0", "::/0")
-MEANS = ("CiliumClusterwideNetworkPolicy: default deny, world denied", "node firewall with expiring entries")
+NODE_MEANS = "node firewall with expiring entries"
 
 
 def cilium_policy(name: str, allow: Sequence[str], expires_at: datetime, token: int, manager: str) -> Object:
-    """Default deny with an allow list, and the world denied outright.
-
-    The deny is needed beside it: Flux's own `allow-egress` (`egress: [{}]`) would let its Pods out of any
-    allow list, and only a deny beats an allow (Cilium, policy/deny). The allow is needed beside the deny:
-    a policy of denies alone cuts the API server and DNS too (cilium#14992).
-    """
-    stays = [*PRIVATE, *allow]
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumClusterwideNetworkPolicy",
-        "metadata": {
-            "name": name,
-            "labels": {LABEL: "true", "app.kubernetes.io/managed-by": manager},
-            "annotations": {EXPIRES: expires_at.isoformat(), TOKEN: str(token)},
-        },
-        "spec": {
-            "description": "Sovereignty proof: no Pod reaches the outside. Safe to delete at any time.",
-            "endpointSelector": {},
-            "egress": [
-                {"toEntities": ["cluster", "host", "remote-node", "kube-apiserver"]},
-                {"toCIDR": stays},
-            ],
-            "egressDeny": [{"toCIDRSet": [_except(world, stays) for world in WORLD]}],
-        },
-    }
-
-
-def _except(world: str, stays: Iterable[str]) -> Object:
-    version = ipaddress.ip_network(world).version
-    inside = [n for n in stays if ipaddress.ip_network(n, strict=False).version == version]
-    return {"cidr": world, "except": inside}
+    """Cilium's policy for these terms."""
+    return cilium.policy(Terms(name, tuple(allow), expires_at, token, manager))
 
 
 def open_addresses(nodes: Iterable[Object], allow: Iterable[str]) -> tuple[str, ...]:
@@ -72,45 +47,101 @@ def open_addresses(nodes: Iterable[Object], allow: Iterable[str]) -> tuple[str, 
     return tuple(dict.fromkeys([*found, *allow]))
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a block's parts stand."""
+
+    namespace: str
+    config_map: str
+
+    @classmethod
+    def of(cls, sovereign: Sovereign) -> Placement:
+        """As the description says."""
+        return cls(sovereign.nodes.namespace, sovereign.nodes.plan_config_map)
+
+
 class Block:
-    """One attempt's block. `apply`, `renew` while it is needed, and `lift` on every path."""
+    """One attempt's block. `prepare`, `apply`, `renew` while it is needed, and `lift` on every path."""
 
     def __init__(self, world: World, token: int) -> None:
         self._world, self._token = world, token
-        self._proof, self._nodes = world.sovereign.proof, world.sovereign.nodes
+        self._proof, self._place = world.sovereign.proof, Placement.of(world.sovereign)
         self._open: tuple[str, ...] = ()
+        self._means: means.PodMeans | None = None
+        self._stands: dict[tuple[str, str], int] = {}
 
-    async def possible(self) -> None:
-        """Raise Stuck when there is no means to block Pods or nodes here."""
-        if not await self._world.cluster.served(CILIUM_CLUSTERWIDE_POLICY):
-            message = "the cluster serves no CiliumClusterwideNetworkPolicy, the one means known to this step"
-            raise Stuck("CannotBlock", message)
-        where = self._nodes
-        if await self._world.cluster.get(CONFIG_MAP, where.plan_config_map, where.namespace) is None:
-            message = f"ConfigMap {where.namespace}/{where.plan_config_map} is missing; run registry-pivot first"
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What closes the way out, for the evidence."""
+        return (self.pods.words, NODE_MEANS)
+
+    @property
+    def pods(self) -> means.PodMeans:
+        """The means chosen for Pods."""
+        if self._means is None:
+            raise RuntimeError("prepare() comes first")
+        return self._means
+
+    async def prepare(self) -> None:
+        """Find the means. Raises Stuck when there is none to block Pods or nodes here."""
+        cluster, place = self._world.cluster, self._place
+        self._means = await means.choose(cluster, self._proof.allow_cidrs)
+        if await cluster.get(CONFIG_MAP, place.config_map, place.namespace) is None:
+            message = f"ConfigMap {place.namespace}/{place.config_map} is missing; run registry-pivot first"
             raise Stuck("CannotBlock", message)
 
-    async def apply(self) -> datetime:
+    async def apply(self) -> None:
         """Close Pods' and nodes' way out until now + lease."""
+        if self._means is None:
+            await self.prepare()
         self._open = open_addresses(await self._world.cluster.list(NODE), self._proof.allow_cidrs)
         await self.renew()
-        return datetime.now(UTC)
 
     async def renew(self) -> None:
-        """Move the end further away."""
-        until = datetime.now(UTC) + LEASE
+        """Move the end further away. What stood and is gone is not put up again: that time would not count.
+
+        Nor may a worker that slept through its lease bring a block back that others have lifted.
+        """
+        until = datetime.now(UTC) + timedelta(seconds=self._proof.lease)
         manager = self._world.sovereign.field_manager
-        policy = cilium_policy(self._proof.policy, self._proof.allow_cidrs, until, self._token, manager)
-        await self._world.cluster.apply(CILIUM_CLUSTERWIDE_POLICY, policy)
-        order = NodeBlock(deny=WORLD, allow=self._open, expires_at=until)
-        await _order_nodes(self._world, order)
+        terms = Terms(self._proof.policy, self._proof.allow_cidrs, until, self._token, manager)
+        for obj in await self.pods.objects(self._world.cluster, terms):
+            if key_of(obj) not in self._stands:
+                made = await self._world.cluster.apply(self.pods.kind, obj)
+                self._stands[key_of(obj)] = made["metadata"].get("generation", 0)
+                continue
+            namespace, name = key_of(obj)
+            body: Object = {"metadata": {"annotations": terms.annotations()}}
+            try:
+                await self._world.cluster.patch(self.pods.kind, name, namespace or None, body)
+            except Wait as error:
+                if error.reason == "ObjectAbsent":
+                    raise lost(f"somebody removed {self.pods.kind.kind} {name}") from error
+                raise
+        order = NodeBlock(deny=WORLD, allow=self._open, expires_at=until, token=self._token)
+        await _order_nodes(self._world.cluster, self._place, order)
+
+    def broken(self, seen: Iterable[Object]) -> str | None:
+        """What of the block was removed or changed by somebody; `seen`: what stands now."""
+        there = {key_of(o): o for o in seen if "deletionTimestamp" not in o["metadata"]}
+        for key, generation in self._stands.items():
+            obj = there.get(key)
+            if obj is None:
+                return f"somebody removed {self.pods.kind.kind} {'/'.join(filter(None, key))}"
+            if obj["metadata"].get("generation", 0) != generation:
+                return f"somebody changed {self.pods.kind.kind} {'/'.join(filter(None, key))}"
+        return None
 
 
-async def _order_nodes(world: World, order: NodeBlock | None) -> None:
-    where = world.sovereign.nodes
+def lost(what: str) -> Stuck:
+    """The block was taken away."""
+    return Stuck("BlockLost", f"{what} during the hold; nothing after that counts")
+
+
+async def _order_nodes(cluster: Cluster, place: Placement, order: NodeBlock | None) -> None:
     text = None if order is None else order.model_dump_json()
     body: Object = {"data": {BLOCK_KEY: text}}
-    await world.cluster.patch(CONFIG_MAP, where.plan_config_map, where.namespace, body)
+    await cluster.patch(CONFIG_MAP, place.config_map, place.namespace, body)
 
 
 def expired(policy: Object, now: datetime) -> bool:
@@ -122,40 +153,74 @@ def expired(policy: Object, now: datetime) -> bool:
         return True
 
 
-def _newer(policy: Object, token: int | None) -> bool:
-    text = (policy["metadata"].get("annotations") or {}).get(TOKEN, "")
-    return token is not None and text.isdigit() and int(text) > token
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Every part of a block that stands now, whoever put it up."""
+
+    policies: tuple[tuple[Kind, Object], ...]
+    order: str
+
+    def __bool__(self) -> bool:
+        return bool(self.policies or self.order)
+
+    def _order(self) -> NodeBlock | None:
+        try:
+            return NodeBlock.model_validate_json(self.order) if self.order else None
+        except ValidationError:
+            return None
+
+    def alive(self, now: datetime) -> bool:
+        """True while somebody's renewal of any part is not over."""
+        order = self._order()
+        return any(not expired(p, now) for _, p in self.policies) or (order is not None and order.remaining(now) > 0)
+
+    def newest(self) -> int:
+        """The newest token on it."""
+        order = self._order()
+        words = [(p["metadata"].get("annotations") or {}).get(TOKEN, "") for _, p in self.policies]
+        return max([int(w) for w in words if w.isdigit()] + [order.token if order else 0], default=0)
+
+
+async def standing(cluster: Cluster, place: Placement) -> Standing:
+    """What stands, by its label: the name may have been configured differently when it was put up."""
+    found: list[tuple[Kind, Object]] = []
+    for kind in means.KINDS:
+        if await cluster.served(kind):
+            found += [(kind, obj) for obj in await cluster.list(kind, labels=f"{LABEL}=true")]
+    plan = await cluster.get(CONFIG_MAP, place.config_map, place.namespace)
+    return Standing(tuple(found), str(((plan or {}).get("data") or {}).get(BLOCK_KEY, "")))
 
 
 async def lift(world: World, *, token: int | None = None, only_expired_at: datetime | None = None) -> bool:
+    """`lift_at`, where the description says."""
+    place = Placement.of(world.sovereign)
+    return await lift_at(world.cluster, place, token=token, only_expired_at=only_expired_at)
+
+
+async def lift_at(
+    cluster: Cluster, place: Placement, *, token: int | None = None, only_expired_at: datetime | None = None
+) -> bool:
     """Open the way out again. False when nothing was closed, or when it is not ours to open.
 
     `token`: leave a block of an attempt that fenced us off. `only_expired_at`: leave one that still has time.
     """
-    where, cluster = world.sovereign.nodes, world.cluster
-    name = world.sovereign.proof.policy
-    policy = None
-    if await cluster.served(CILIUM_CLUSTERWIDE_POLICY):
-        policy = await cluster.get(CILIUM_CLUSTERWIDE_POLICY, name)
-    known = await cluster.get(CONFIG_MAP, where.plan_config_map, where.namespace)
-    order = str(((known or {}).get("data") or {}).get(BLOCK_KEY, ""))
-    if policy is not None and _newer(policy, token):
+    found = await standing(cluster, place)
+    if not found or (token is not None and found.newest() > token):
         return False
-    if only_expired_at is not None and _alive(policy, order, only_expired_at):
+    if only_expired_at is not None and found.alive(only_expired_at):
         return False
-    lifted = policy is not None and await cluster.delete(CILIUM_CLUSTERWIDE_POLICY, name)
-    if order:
-        await _order_nodes(world, None)
-    if policy is not None and await cluster.get(CILIUM_CLUSTERWIDE_POLICY, name) is not None:
-        raise Stuck("BlockNotLifted", f"{name} is still there after it was deleted; delete it by hand")
-    return lifted or bool(order)
+    for kind, obj in found.policies:
+        namespace, name = key_of(obj)
+        await cluster.delete(kind, name, namespace or None)
+    if found.order:
+        await _order_nodes(cluster, place, None)
+    left = (await standing(cluster, place)).policies
+    if left and (token is None or not any(_later(obj, token) for _, obj in left)):
+        names = ", ".join(f"{kind.kind} {'/'.join(filter(None, key_of(obj)))}" for kind, obj in left[:5])
+        raise Stuck("BlockNotLifted", f"still there after it was deleted: {names}; delete it by hand")
+    return True
 
 
-def _alive(policy: Object | None, order: str, now: datetime) -> bool:
-    """True while somebody's renewal of either part is not over."""
-    if policy is not None and not expired(policy, now):
-        return True
-    try:
-        return bool(order) and NodeBlock.model_validate_json(order).remaining(now) > 0
-    except ValidationError:
-        return False
+def _later(policy: Object, token: int) -> bool:
+    text = (policy["metadata"].get("annotations") or {}).get(TOKEN, "")
+    return bool(text.isdigit() and int(text) > token)

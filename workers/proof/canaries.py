@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from schemas.results import Canary
-from workers.adapters.cluster_kinds import Object
+from schemas.results import Canary, CanaryCount
+from workers.adapters.cluster import Cluster
+from workers.adapters.cluster_kinds import NETWORK_POLICY, Kind, Object, namespace_of
 from workers.entrypoints.canary import FINDINGS
 from workers.errors import Wait
 from workers.proof import pods
+from workers.proof.means.terms import LABEL
 from workers.sovereign import Sovereign
 from workers.world import World
 
 START = 60.0  # seconds for a Pod to be started beside its own timeout
 API_SERVER = "https://kubernetes.default.svc"
+RESOLVED = "kubernetes.default.svc"
 ANSWERS_AT = {"docker.io": "registry-1.docker.io"}
 """Where a registry really serves, when that is not its own name."""
+CILIUM_NETWORK_POLICY = Kind("cilium.io", "CiliumNetworkPolicy", "ciliumnetworkpolicies", versions=("v2",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,10 @@ def targets(sovereign: Sovereign) -> Targets:
         )
     )
     local = (sovereign.gitea.cluster_url, f"{sovereign.harbor.scheme}://{sovereign.harbor.host}", API_SERVER)
+    resolver = f"dns://{sovereign.proof.dns}/{RESOLVED}"
     return Targets(
         {f"https://{ANSWERS_AT.get(host, host)}": host for host in hosts},
-        {url: urlsplit(url).netloc for url in local},
+        {url: urlsplit(url).netloc for url in (*local, resolver)},
     )
 
 
@@ -67,6 +73,21 @@ class Sample:
         """Those that lost something of the Sovereign's own."""
         return tuple(c for c in self.local if not c.reached)
 
+    def counts(self, sample: str) -> tuple[CanaryCount, ...]:
+        """One line a network and host: fifty nodes are no longer than three."""
+        everything = (*self.upstream, *self.local)
+        asked = Counter((c.network, c.host) for c in everything)
+        reached = Counter((c.network, c.host) for c in everything if c.reached)
+        return tuple(
+            CanaryCount(sample=sample, network=network, host=host, asked=number, reached=reached[network, host])
+            for (network, host), number in asked.items()
+        )
+
+
+def marked(found: Iterable[Canary], sample: str) -> tuple[Canary, ...]:
+    """The findings with the name of their sample on them."""
+    return tuple(c.model_copy(update={"sample": sample}) for c in found)
+
 
 def words(found: Iterable[Canary], most: int = 6) -> str:
     """Some findings in one line."""
@@ -81,38 +102,66 @@ def sort(found: Iterable[Canary], wanted: Targets) -> Sample:
     return Sample(tuple(c for c in everything if c.host not in local), tuple(c for c in everything if c.host in local))
 
 
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where one canary is sent: a node, a namespace, and whose network it uses."""
+
+    node: str
+    namespace: str
+    network: str
+
+    @property
+    def purpose(self) -> str:
+        """Part of the Pod's name."""
+        return "canary-host" if self.network == "host" else "canary-pod"
+
+
+async def walled(cluster: Cluster) -> tuple[str, ...]:
+    """Namespaces in which somebody else's policy speaks: there a Pod may be let out though ours is not."""
+    found: set[str] = set()
+    for kind in (NETWORK_POLICY, CILIUM_NETWORK_POLICY):
+        if await cluster.served(kind):
+            others = [p for p in await cluster.list(kind) if (p["metadata"].get("labels") or {}).get(LABEL) != "true"]
+            found |= {namespace_of(p) for p in others}
+    return tuple(sorted(found))
+
+
+def posts(nodes: Sequence[str], home: str, walled: Sequence[str]) -> list[Post]:
+    """Both networks on every node; beside them one in each namespace with policies of its own, nodes in turn."""
+    found = [Post(node, home, network) for node in nodes for network in ("pod", "host")]
+    others = [n for n in walled if n != home]
+    return found + [Post(nodes[i % len(nodes)], n, f"pod/{n}") for i, n in enumerate(others)]
+
+
 async def sample(world: World, nodes: Sequence[str], token: int, turn: str) -> Sample:
     """Send canaries out on every node and hear them all. Raises Wait when one stays silent."""
     sovereign = world.sovereign
     wanted = targets(sovereign)
-    sent = [
-        _canary(sovereign, wanted, node, token, turn, host_network=host_network)
-        for node in nodes
-        for host_network in (False, True)
-    ]
-    async with pods.placed(world.cluster, sent):
+    stations = posts(nodes, sovereign.nodes.namespace, await walled(world.cluster))
+    sent = [(post, _canary(sovereign, wanted, post, token, turn)) for post in stations]
+    async with pods.placed(world.cluster, [pod for _, pod in sent]):
         patience = START + sovereign.proof.connect_timeout
-        seen = await pods.settled(world.cluster, sent, _ended, patience)
+        seen = await pods.settled(world.cluster, [pod for _, pod in sent], _ended, patience)
     names = {**wanted.upstream, **wanted.local}
     spelled = {urlsplit(url).netloc: name for url, name in names.items()}
-    return sort([c for pod in sent for c in _heard(pod, seen, spelled)], wanted)
+    return sort([c for post, pod in sent for c in _heard(post, pod, seen, spelled)], wanted)
 
 
-def _canary(sovereign: Sovereign, wanted: Targets, node: str, token: int, turn: str, *, host_network: bool) -> Object:
+def _canary(sovereign: Sovereign, wanted: Targets, post: Post, token: int, turn: str) -> Object:
     args = ["cutover", "canary", "--timeout", f"{sovereign.proof.connect_timeout:g}"]
     for url in (*wanted.upstream, *wanted.local):
         args += ["--target", url]
     return pods.manifest(
-        namespace=sovereign.nodes.namespace,
-        purpose="canary-host" if host_network else "canary-pod",
-        node=node,
+        namespace=post.namespace,
+        purpose=post.purpose,
+        node=post.node,
         token=token,
         turn=turn,
         image=sovereign.nodes.image,
         # Under the block an image that must be fetched first would be a test of something else.
         pull="IfNotPresent",
         args=args,
-        host_network=host_network,
+        host_network=post.network == "host",
         lifetime=180,
     )
 
@@ -121,20 +170,21 @@ def _ended(pod: Object) -> bool:
     return "terminated" in pods.container_state(pod)
 
 
-def _heard(pod: Object, seen: Mapping[str, Object], spelled: Mapping[str, str]) -> list[Canary]:
+def _heard(post: Post, pod: Object, seen: Mapping[tuple[str, str], Object], spelled: Mapping[str, str]) -> list[Canary]:
     """One canary's findings. Silence, or less than was asked, is trouble: not read is not `not reached`."""
-    name, node = str(pod["metadata"]["name"]), str(pod["spec"]["nodeName"])
-    found = seen.get(name)
+    name = str(pod["metadata"]["name"])
+    found = seen.get((post.namespace, name))
     said = pods.container_state(found).get("terminated", {}).get("message", "") if found else ""
     try:
         findings = FINDINGS.validate_json(said)
     except ValidationError as error:
         state = pods.container_state(found) if found else "never seen"
-        raise Wait("CanarySilent", f"{name} on {node} said nothing that can be read: {state}") from error
+        message = f"{post.namespace}/{name} on {post.node} said nothing that can be read: {state}"
+        raise Wait("CanarySilent", message) from error
     missing = spelled.keys() - {f.host for f in findings}
     if missing:
-        raise Wait("CanarySilent", f"{name} on {node} left out {sorted(missing)}")
-    network = "host" if pod["spec"].get("hostNetwork") else "pod"
+        raise Wait("CanarySilent", f"{post.namespace}/{name} on {post.node} left out {sorted(missing)}")
     return [
-        Canary(node=node, network=network, host=spelled[f.host], reached=f.reached, detail=f.detail) for f in findings
+        Canary(node=post.node, network=post.network, host=spelled[f.host], reached=f.reached, detail=f.detail)
+        for f in findings
     ]

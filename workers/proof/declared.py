@@ -1,4 +1,7 @@
-"""What the cluster declares as its sources, before the block: nothing of tethers 1, 3 and 4 may be left."""
+"""What the cluster declares as its sources, before the block: nothing of tethers 1, 3, 4 and 6 may be left.
+
+Sources with long intervals, and packages that are never fetched twice, would outlive any hold unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from workers.adapters.cluster_kinds import (
+    CONFIGURATION,
     DEPLOYMENT,
+    FUNCTION,
     GIT_REPOSITORY,
     HELM_REPOSITORY,
     OCI_REPOSITORY,
+    PROVIDER,
     Object,
     key_of,
 )
@@ -32,6 +38,17 @@ def foreign_sources(kind: str, objects: Iterable[Object], sovereign: Sovereign) 
         url = str((obj.get("spec") or {}).get("url", ""))
         if not is_local(url, sovereign):
             found.append(f"{kind} {'/'.join(key_of(obj))}: {_plain(url)}")
+    return found
+
+
+def foreign_packages(kind: str, objects: Iterable[Object], sovereign: Sovereign) -> list[str]:
+    """Crossplane's packages that are not named by a local host. One without a host means Crossplane's own default."""
+    found = []
+    for obj in objects:
+        package = str((obj.get("spec") or {}).get("package", ""))
+        host = package.partition("/")[0]
+        if not is_local(f"oci://{host}/", sovereign):
+            found.append(f"{kind} {key_of(obj)[1]}: {package}")
     return found
 
 
@@ -67,5 +84,8 @@ async def tethers(world: World) -> list[str]:
     for kind in (GIT_REPOSITORY, HELM_REPOSITORY, OCI_REPOSITORY):
         if await cluster.served(kind):
             found += foreign_sources(kind.kind, await cluster.list(kind), sovereign)
+    for kind in (PROVIDER, CONFIGURATION, FUNCTION):
+        if await cluster.served(kind):
+            found += foreign_packages(kind.kind, await cluster.list(kind), sovereign)
     api = sovereign.catalyst_api
     return found + foreign_api(await cluster.get(DEPLOYMENT, api.deployment, api.namespace), sovereign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -12,15 +13,17 @@ from workers.adapters.cluster_kinds import (
     HELM_CHART,
     HELM_RELEASE,
     KUSTOMIZATION,
+    POD,
     Object,
     Seen,
     key_of,
 )
 from workers.adapters.git import Remote
 from workers.errors import Stuck, Wait
-from workers.proof.health import condition
+from workers.proof.health import PACKAGES, condition
 from workers.world import Order, World
 
+FETCH = 5.0  # seconds in which Crossplane would say that it cannot fetch a package
 PROOF_FILE = ".cutover/egress-proof.txt"
 
 
@@ -144,6 +147,36 @@ async def charts(world: World, since: datetime, token: str) -> str:
         message = f"not fetched again within {flux.timeout:g} s: {'; '.join(names[:5])}"
         raise Stuck("ChartsNotFetched", message) from None
     return f"{len(uids)} charts downloaded again from local Harbor"
+
+
+async def packages(world: World) -> str:
+    """Crossplane's core Pod made anew, so that its package cache is empty and every package must be fetched.
+
+    With `IfNotPresent` nothing else makes it fetch (revisioner.go; the cache is the Pod's emptyDir). A package
+    that it cannot fetch says Installed=False, which ends the hold by itself.
+    """
+    cluster, flux = world.cluster, world.sovereign.flux
+    count = sum([len(await cluster.list(kind)) for kind in PACKAGES if await cluster.served(kind)])
+    if not count:
+        return "no Crossplane package to fetch"
+    namespace, labels = world.sovereign.proof.crossplane
+    old = {key_of(p) for p in await cluster.list(POD, namespace, labels)}
+    if not old:
+        raise Stuck("NoCrossplanePod", f"{count} packages, but no Pod {labels} in {namespace}; set proof.crossplane")
+    for _, name in old:
+        await cluster.delete(POD, name, namespace)
+
+    def back(seen: Seen) -> bool:
+        new = [p for key, p in seen.items() if key not in old]
+        return bool(new) and all(condition(p, "Ready").get("status") == "True" for p in new)
+
+    try:
+        await cluster.wait_all(POD, namespace, back, flux.timeout, labels=labels)
+    except WaitedInVain:
+        message = f"Crossplane's Pod in {namespace} was not running again within {flux.timeout:g} s"
+        raise Stuck("CrossplaneNotBack", message) from None
+    await asyncio.sleep(FETCH)
+    return f"Crossplane restarted with an empty cache; {count} packages fetched again"
 
 
 def _message(chart: Object | None) -> Any:

@@ -1,4 +1,4 @@
-"""Flux's own word on its objects, watched during the hold: what is red, and for how long."""
+"""What the cluster says of itself during the hold, watched: sources, releases, packages, Pods."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-from workers.adapters.cluster import Cluster
+from workers.adapters.cluster import LOST, SYNCED, Cluster
 from workers.adapters.cluster_kinds import (
+    CONFIGURATION,
+    FUNCTION,
     GIT_REPOSITORY,
     HELM_CHART,
     HELM_RELEASE,
     KUSTOMIZATION,
     OCI_REPOSITORY,
+    POD,
+    PROVIDER,
     Kind,
     Object,
     key_of,
 )
 from workers.errors import Wait
+from workers.proof.pods import TRIES
 
-WATCHED = (GIT_REPOSITORY, HELM_CHART, KUSTOMIZATION, HELM_RELEASE, OCI_REPOSITORY)
+FLUX = (GIT_REPOSITORY, HELM_CHART, KUSTOMIZATION, HELM_RELEASE, OCI_REPOSITORY)
+PACKAGES = (PROVIDER, CONFIGURATION, FUNCTION)
+WATCHED = (*FLUX, *PACKAGES, POD)
 WAITING_FOR_SOURCE = frozenset({"SourceNotReady", "ArtifactFailed", "DependencyNotReady"})
 """helm-controller's and kustomize-controller's words while a source is fetched anew: bounded, not red."""
+FAILING = frozenset({"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
+"""A container's reason for waiting that is a failure, not a slow start."""
+MOST_KEPT = 50
 
 
 def condition(obj: Object, kind: str) -> dict[str, Any]:
@@ -32,7 +42,7 @@ def condition(obj: Object, kind: str) -> dict[str, Any]:
 
 
 def red(obj: Object, now: datetime, patience: float) -> str | None:
-    """Why the object fails the hold; None when it does not.
+    """Why a Flux object fails the hold; None when it does not.
 
     During each reconcile Ready goes Unknown (kustomize-controller, all versions), so that is red only when it
     lasts. Ready=False is red at once, unless it only says that a source is being fetched.
@@ -44,16 +54,47 @@ def red(obj: Object, now: datetime, patience: float) -> str | None:
         return f"Stalled: {stalled.get('reason')}: {stalled.get('message', '')}"[:300]
     if ready.get("status") == "True":
         return None
-    since = _time(ready.get("lastTransitionTime") or obj["metadata"].get("creationTimestamp"), now)
-    lasted = (now - since).total_seconds()
+    lasted = _lasted(obj, ready, now)
     words = f"Ready={ready.get('status', 'Unknown')}: {ready.get('reason')}: {ready.get('message', '')}"[:300]
     if ready.get("status") == "False" and ready.get("reason") not in WAITING_FOR_SOURCE:
         return words
     return f"{words} (for {lasted:.0f} s)" if lasted > patience else None
 
 
-def _time(text: str | None, otherwise: datetime) -> datetime:
-    return datetime.fromisoformat(text) if text else otherwise
+def red_package(obj: Object, now: datetime, patience: float) -> str | None:
+    """A package that Crossplane could not fetch is red at once; an unhealthy one when that lasts."""
+    installed, healthy = condition(obj, "Installed"), condition(obj, "Healthy")
+    if installed.get("status") == "False":
+        return f"Installed=False: {installed.get('reason')}: {installed.get('message', '')}"[:300]
+    if healthy.get("status") == "False" and _lasted(obj, healthy, now) > patience:
+        return f"Healthy=False: {healthy.get('reason')}: {healthy.get('message', '')}"[:300]
+    return None
+
+
+def red_pod(pod: Object) -> str | None:
+    """A container that cannot be pulled, or that ends again and again. Our own probes are made to fail."""
+    if TRIES in (pod["metadata"].get("labels") or {}) or "deletionTimestamp" in pod["metadata"]:
+        return None
+    status = pod.get("status") or {}
+    for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (each.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in FAILING:
+            ended = (each.get("lastState") or {}).get("terminated") or {}
+            said = waiting.get("message") or ended.get("message") or ""
+            return f"container {each['name']}: {waiting['reason']} {said}"[:300]
+    return None
+
+
+def judged(kind: Kind, obj: Object, now: datetime, patience: float) -> str | None:
+    """Why the object fails the hold."""
+    if kind is POD:
+        return red_pod(obj)
+    return red_package(obj, now, patience) if kind in PACKAGES else red(obj, now, patience)
+
+
+def _lasted(obj: Object, said: dict[str, Any], now: datetime) -> float:
+    since = said.get("lastTransitionTime") or obj["metadata"].get("creationTimestamp")
+    return (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
 
 
 def green(obj: Object) -> bool:
@@ -65,19 +106,33 @@ def green(obj: Object) -> bool:
     return current and condition(obj, "Ready").get("status") == "True"
 
 
+def settled(kind: Kind, obj: Object) -> bool:
+    """Green, for any kind. A package without conditions has no Crossplane that looks at it."""
+    if kind is POD:
+        return red_pod(obj) is None
+    if kind in PACKAGES:
+        return all(condition(obj, c).get("status", "True") == "True" for c in ("Installed", "Healthy"))
+    return green(obj)
+
+
 def name(kind: Kind, obj: Object) -> str:
     """As people name it."""
-    namespace, own = key_of(obj)
-    return f"{kind.kind} {namespace}/{own}"
+    return f"{kind.kind} {'/'.join(filter(None, key_of(obj)))}"
 
 
 class FluxWatch:
-    """All watched objects, kept current. `run` in the background; `gap` says what is not being seen."""
+    """All watched objects, kept current. `run` in the background.
+
+    What was red for a moment stays red: an object that failed and recovered between two looks did fail. A watch
+    that broke, or had to list anew, may have missed such a moment, and says so once (`gap`).
+    """
 
     def __init__(self, cluster: Cluster, patience: float) -> None:
         self._cluster, self._patience = cluster, patience
         self._seen: dict[Kind, dict[tuple[str, str], Object]] = {}
         self._blind: dict[Kind, str] = {}
+        self._missed: dict[Kind, str] = {}
+        self._failed: dict[str, None] = {}
         self.changed = asyncio.Event()
 
     async def look(self) -> None:
@@ -93,41 +148,56 @@ class FluxWatch:
                 group.create_task(self._follow(kind))
 
     async def _follow(self, kind: Kind) -> None:
+        whole = False
         while True:
             try:
-                async with aclosing(self._cluster.watch(kind)) as events:
+                async with aclosing(self._cluster.follow(kind)) as events:
                     async for change, obj in events:
-                        self._blind.pop(kind, None)
-                        if change == "DELETED":
-                            self._seen[kind].pop(key_of(obj), None)
+                        if change == LOST:
+                            self._missed[kind] = "the watch broke"
+                        elif change == SYNCED:
+                            if whole:
+                                self._missed[kind] = "the watch had to list anew"
+                            whole = True
+                            self._blind.pop(kind, None)
                         else:
-                            self._seen[kind][key_of(obj)] = obj
+                            self._take(kind, change, obj)
                         self.changed.set()
             except Wait as error:
                 self._blind[kind] = str(error)
                 await asyncio.sleep(min(1.0, error.after))
 
+    def _take(self, kind: Kind, change: str, obj: Object) -> None:
+        if change == "DELETED":
+            self._seen[kind].pop(key_of(obj), None)
+            return
+        self._seen[kind][key_of(obj)] = obj
+        if (why := judged(kind, obj, datetime.now(UTC), self._patience)) and len(self._failed) < MOST_KEPT:
+            self._failed[f"{name(kind, obj)}: {why}"] = None
+
     def gap(self) -> str | None:
-        """What cannot be seen at present."""
-        return "; ".join(f"{k.kind}: {why}" for k, why in self._blind.items()) or None
+        """What cannot be seen at present, or was not seen for a moment since the last call."""
+        found, self._missed = {**self._missed, **self._blind}, {}
+        return "; ".join(f"{k.kind}: {why}" for k, why in found.items()) or None
 
     def red(self) -> list[str]:
-        """Everything that fails the hold now."""
+        """Everything that fails the hold: what did since `run`, and what does now."""
         now = datetime.now(UTC)
-        return [
+        current = (
             f"{name(kind, obj)}: {why}"
             for kind, objects in self._seen.items()
             for obj in objects.values()
-            if (why := red(obj, now, self._patience))
-        ]
+            if (why := judged(kind, obj, now, self._patience))
+        )
+        return list(dict.fromkeys([*self._failed, *current]))
 
     def not_green(self) -> list[str]:
         """Everything that is not settled."""
         return [
-            f"{name(kind, obj)}: {condition(obj, 'Ready').get('message', 'no word yet')}"[:200]
+            f"{name(kind, obj)}: {_why(kind, obj)}"[:200]
             for kind, objects in self._seen.items()
             for obj in objects.values()
-            if not green(obj)
+            if not settled(kind, obj)
         ]
 
     async def settle(self, timeout: float) -> list[str]:
@@ -140,3 +210,10 @@ class FluxWatch:
         except TimeoutError:
             pass
         return self.not_green()
+
+
+def _why(kind: Kind, obj: Object) -> str:
+    if kind is POD:
+        return red_pod(obj) or ""
+    said = condition(obj, "Ready") or condition(obj, "Installed")
+    return str(said.get("message") or "no word yet")

@@ -11,7 +11,7 @@ import anyio
 
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_answers import WaitedInVain
-from workers.adapters.cluster_kinds import NAMESPACE, NODE, POD, Object, name_of
+from workers.adapters.cluster_kinds import NAMESPACE, NODE, POD, Object, key_of, name_of
 
 PART_OF = "app.kubernetes.io/part-of"
 TOKEN = "cutover.catalyst/token"  # noqa: S105  a label
@@ -98,11 +98,11 @@ async def ensure_namespace(cluster: Cluster, name: str) -> None:
     )
 
 
-async def sweep(cluster: Cluster, namespace: str, token: int) -> int:
+async def sweep(cluster: Cluster, namespace: str | None, token: int) -> int:
     """Delete Pods that an attempt up to `token` left behind; never those of one that fenced us off."""
     left = [p for p in await cluster.list(POD, namespace, SELECTOR) if _token(p) <= token]
     for pod in left:
-        await cluster.delete(POD, name_of(pod), namespace)
+        await cluster.delete(POD, name_of(pod), pod["metadata"]["namespace"])
     return len(left)
 
 
@@ -131,14 +131,13 @@ async def settled(
     pods: Sequence[Object],
     done: Callable[[Object], bool],
     timeout: float,
-) -> Mapping[str, Object]:
-    """Pod name -> the Pod as last seen, once `done` holds for each, or when the time is over."""
-    names = {name_of(p) for p in pods}
-    namespace = pods[0]["metadata"]["namespace"]
+) -> Mapping[tuple[str, str], Object]:
+    """The Pods as last seen, once `done` holds for each, or when the time is over."""
+    names = {key_of(p) for p in pods}
     turn = pods[0]["metadata"]["labels"][TURN]
 
-    def ours(seen: Mapping[tuple[str, str], Object]) -> dict[str, Object]:
-        return {name: obj for (_, name), obj in seen.items() if name in names}
+    def ours(seen: Mapping[tuple[str, str], Object]) -> dict[tuple[str, str], Object]:
+        return {key: obj for key, obj in seen.items() if key in names}
 
     def finished(seen: Mapping[tuple[str, str], Object]) -> bool:
         found = ours(seen)
@@ -146,7 +145,7 @@ async def settled(
 
     labels = f"{SELECTOR},{TURN}={turn}"
     try:
-        return ours(await cluster.wait_all(POD, namespace, finished, timeout, labels=labels))
+        return ours(await cluster.wait_all(POD, None, finished, timeout, labels=labels))
     except WaitedInVain as late:
         return ours(late.seen)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from workers.adapters.cluster_kinds import Object
+from workers.adapters.cluster_kinds import Object, Seen, key_of
 from workers.errors import Stuck, Wait
 from workers.proof import pods
 from workers.sovereign import Sovereign
@@ -112,6 +112,14 @@ async def _not_mirrored(world: World, image: str) -> None:
         raise Stuck("NegativeIsMirrored", message)
 
 
+async def negative_exists(world: World) -> None:
+    """The upstream-only image is really upstream: a refusal of what does not exist anywhere proves nothing."""
+    image = world.sovereign.nodes.upstream_only
+    if await world.registries.upstream_digest(image) is None:
+        message = f"{image} is not upstream, so no node could pull it in any case; set sovereign.nodes.upstream_only"
+        raise Stuck("NegativeMissing", message)
+
+
 def _decided(pod: Object) -> bool:
     """A local pull that is refused may yet succeed; an upstream one is decided by its first refusal."""
     result = outcome(pod)[0]
@@ -123,7 +131,7 @@ def _node_of(pod: Object) -> str:
     return str(pod["spec"]["nodeName"])
 
 
-def _check_local(seen: Mapping[str, Object], wanted: Sequence[Object], image: str) -> None:
+def _check_local(seen: Seen, wanted: Sequence[Object], image: str) -> None:
     verdicts = {_node_of(p): _outcome_of(seen, p) for p in wanted}
     late = [f"{node} ({words})" for node, (result, words) in verdicts.items() if result is not Outcome.PULLED]
     if late:
@@ -131,12 +139,12 @@ def _check_local(seen: Mapping[str, Object], wanted: Sequence[Object], image: st
         raise Stuck("LocalPullFailed", message)
 
 
-def _outcome_of(seen: Mapping[str, Object], pod: Object) -> tuple[Outcome, str]:
-    found = seen.get(pod["metadata"]["name"])
+def _outcome_of(seen: Seen, pod: Object) -> tuple[Outcome, str]:
+    found = seen.get(key_of(pod))
     return outcome(found) if found else (Outcome.PENDING, "never seen")
 
 
-def _check_upstream(seen: Mapping[str, Object], refused: Sequence[Object], image: str) -> dict[str, str]:
+def _check_upstream(seen: Seen, refused: Sequence[Object], image: str) -> dict[str, str]:
     verdicts = {_node_of(p): _outcome_of(seen, p) for p in refused}
     leaks = [node for node, (result, _) in verdicts.items() if result is Outcome.PULLED]
     if leaks:

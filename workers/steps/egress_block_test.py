@@ -19,15 +19,15 @@ from typing import Any
 import anyio
 
 from schemas.progress import Progress
-from schemas.results import EgressProven
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, Object
+from schemas.results import Canary, EgressProven
+from workers.adapters.cluster_kinds import Seen
 from workers.errors import Stuck, Trouble, Wait
-from workers.proof import block as blocking
-from workers.proof import canaries, declared, forced, pods, pulls
-from workers.proof.block import Block, lift
+from workers.proof import canaries, declared, forced, lifter, pods, pulls
+from workers.proof.block import Block, Placement, lift, lost, standing
 from workers.proof.canaries import Sample, words
 from workers.proof.health import FluxWatch
 from workers.proof.hold import HoldClock
+from workers.proof.means.terms import LABEL
 from workers.sovereign import Proof
 from workers.world import Order, Report, World
 
@@ -71,31 +71,36 @@ class Holding:
     forced: list[str] = field(default_factory=list)
     blind: str | None = None
     """What the canaries could not see at their last turn."""
+    unwatched: str | None = None
+    """Why nobody can tell whether the block stands."""
     turns: int = 0
+    odd: list[Canary] = field(default_factory=list)
+    """Findings that were not as they had to be."""
 
     def gap(self, watch: FluxWatch) -> str | None:
-        """Why the clock may not count now."""
-        return self.blind or watch.gap()
+        """Why the clock may not count now. Asked once a tick: what was missed is said once."""
+        return watch.gap() or self.blind or self.unwatched
 
 
 async def run(order: Order, world: World, report: Report) -> EgressProven:
     """Check, block, hold, lift, check again."""
     measure = plan(world.sovereign.proof)
     nodes = await pods.node_names(world.cluster)
-    await pods.sweep(world.cluster, world.sovereign.nodes.namespace, order.token)
+    await pods.sweep(world.cluster, None, order.token)
     await lift(world, token=order.token)
     block = Block(world, order.token)
-    await block.possible()
+    await block.prepare()
     before = await _before(order, world, report, nodes)
-    blocked_at = datetime.now(UTC)
-    try:
-        await block.apply()
-        holding = await _held(order, world, report, nodes, measure, block, blocked_at)
-    finally:
-        with anyio.move_on_after(LIFTING, shield=True):
-            await lift(world, token=order.token)
-    lifted_at = datetime.now(UTC)
-    await _really_lifted(world)
+    async with lifter.beside(world, order.token, seconds=measure.most):
+        blocked_at = datetime.now(UTC)
+        try:
+            await block.apply()
+            holding = await _held(order, world, report, nodes, measure, block, blocked_at)
+        finally:
+            with anyio.move_on_after(LIFTING, shield=True):
+                await lift(world, token=order.token)
+        lifted_at = datetime.now(UTC)
+        await _really_lifted(world)
     await report(Progress(message="block lifted; canaries go out again", percent=97))
     after = await _freed(order, world, nodes)
     kind = "rehearsal" if measure.rehearsal else "proof"
@@ -106,11 +111,13 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
         held_seconds=round(holding.clock.held, 3),
         required_seconds=world.sovereign.proof.required,
         rehearsal=measure.rehearsal,
-        means=blocking.MEANS,
+        means=block.words,
         blocked_hosts=tuple(canaries.targets(world.sovereign).upstream.values()),
-        before=before.upstream,
-        during=(*holding.bite.upstream, *holding.last.upstream),
-        after=after.upstream,
+        before=before.counts("before"),
+        during=(*holding.bite.counts("bite"), *holding.last.counts("last")),
+        after=after.counts("after"),
+        exceptions=tuple(holding.odd),
+        samples=holding.turns + 2,
         forced=tuple(holding.forced),
         restarts=holding.clock.restarts,
         blocked_at=blocked_at,
@@ -119,9 +126,9 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
 
 
 async def _really_lifted(world: World) -> None:
-    name = world.sovereign.proof.policy
-    if await world.cluster.get(CILIUM_CLUSTERWIDE_POLICY, name) is not None:
-        raise Stuck("BlockNotLifted", f"{name} could not be removed within {LIFTING:g} s; delete it by hand")
+    if left := (await standing(world.cluster, Placement.of(world.sovereign))).policies:
+        names = ", ".join(f"{kind.kind} {obj['metadata']['name']}" for kind, obj in left)
+        raise Stuck("BlockNotLifted", f"{names} could not be removed within {LIFTING:g} s; delete it by hand")
 
 
 async def _before(order: Order, world: World, report: Report, nodes: Sequence[str]) -> Sample:
@@ -129,6 +136,7 @@ async def _before(order: Order, world: World, report: Report, nodes: Sequence[st
     await report(Progress(message="before the block: declared sources, health, canaries", percent=1))
     if left := await declared.tethers(world):
         raise Stuck("TetherLeft", f"still declared: {'; '.join(left[:8])}")
+    await pulls.negative_exists(world)
     watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
     await watch.look()
     async with _beside(watch.run()):
@@ -158,7 +166,7 @@ async def _held(
     blocked_at: datetime,
 ) -> Holding:
     """The block bites; then the clock, with everything that may stop it running beside it."""
-    async with _beside(_renewing(block)):
+    async with _beside(_renewing(block, world.sovereign.proof.lease)):
         await report(Progress(message="egress blocked; checking that the block bites", percent=5))
         bite = await _bites(order, world, nodes)
         holding = Holding(HoldClock(measure.hold, LONGEST_GAP), bite, bite)
@@ -166,13 +174,12 @@ async def _held(
         await watch.look()
         work = asyncio.ensure_future(_force(order, world, nodes, holding, blocked_at))
         sampling = _sampling(order, world, nodes, holding, measure.sample)
-        async with _beside(watch.run(), _policy_stands(world), sampling, _future(work)):
+        async with _beside(watch.run(), _policy_stands(world, block, holding), sampling, _future(work)):
             await _count(holding, watch, measure, work, report)
         # The last word is a look taken after the whole hold.
         holding.last = await canaries.sample(world, nodes, order.token, "last")
         check_bite(holding.last)
-        if reds := watch.red():
-            raise Stuck("NotGreenUnderBlock", "; ".join(reds[:5]))
+        check_green(watch)
     return holding
 
 
@@ -180,20 +187,23 @@ async def _count(holding: Holding, watch: FluxWatch, measure: Plan, work: asynci
     """Tick until it was held long enough and all forced work is done."""
     began = time.monotonic()
     while not (holding.clock.done and work.done()):
-        if reds := watch.red():
-            raise Stuck("NotGreenUnderBlock", "; ".join(reds[:5]))
-        now = time.monotonic()
+        check_green(watch)
+        now, gap = time.monotonic(), holding.gap(watch)
         if now - began > measure.most:
-            message = f"held {holding.clock.held:.0f} s after {now - began:.0f} s: {holding.gap(watch)}"
-            raise Stuck("HoldNotReached", message)
-        holding.clock.tick(now, holding.gap(watch))
-        await report(_progress(holding, watch, measure))
+            raise Stuck("HoldNotReached", f"held {holding.clock.held:.0f} s after {now - began:.0f} s: {gap}")
+        holding.clock.tick(now, gap)
+        await report(_progress(holding, gap, measure))
         await asyncio.sleep(TICK)
 
 
-def _progress(holding: Holding, watch: FluxWatch, measure: Plan) -> Progress:
+def check_green(watch: FluxWatch) -> None:
+    """Raise Stuck when anything is red, or was for a moment."""
+    if reds := watch.red():
+        raise Stuck("NotGreenUnderBlock", "; ".join(reds[:5]))
+
+
+def _progress(holding: Holding, gap: str | None, measure: Plan) -> Progress:
     left = holding.clock.remaining
-    gap = holding.gap(watch)
     message = f"holding; clock stands: {gap}" if gap else f"holding; {len(holding.forced)} works done"
     return Progress(
         message=message[:300],
@@ -202,9 +212,10 @@ def _progress(holding: Holding, watch: FluxWatch, measure: Plan) -> Progress:
     )
 
 
-async def _renewing(block: Block) -> None:
+async def _renewing(block: Block, lease: float) -> None:
+    """Four times a lease: a renewal may fail once or twice before the block ends by itself."""
     while True:
-        await asyncio.sleep(blocking.RENEW)
+        await asyncio.sleep(lease / 4)
         await block.renew()
 
 
@@ -242,25 +253,28 @@ async def _sampling(order: Order, world: World, nodes: Sequence[str], holding: H
         if found.escaped():
             check_bite(found)
         cut = found.cut_off()
+        holding.odd += canaries.marked(cut, str(holding.turns))
         holding.blind = f"not in touch: {words(cut)}" if cut else None
         holding.last = found
 
 
-async def _policy_stands(world: World) -> None:
-    """Returns never while the policy stands; raises Stuck when somebody takes it away."""
-    name = world.sovereign.proof.policy
+async def _policy_stands(world: World, block: Block, holding: Holding) -> None:
+    """Returns never while the block stands; raises Stuck when somebody takes it away or changes it."""
+    kind = block.pods.kind
     while True:
 
-        def gone(obj: Object | None) -> bool:
-            return obj is None or "deletionTimestamp" in obj["metadata"]
+        def broken(seen: Seen) -> bool:
+            return block.broken(seen.values()) is not None
 
         try:
-            await world.cluster.wait(CILIUM_CLUSTERWIDE_POLICY, name, None, gone, 3600)
-        except Wait:
-            # Nothing happened for an hour, or the watch broke: look again, the canaries look meanwhile.
+            seen = await world.cluster.wait_all(kind, None, broken, 3600, labels=f"{LABEL}=true")
+        except Wait as error:
+            # An hour without a change, or a watch that broke: whether it stood meanwhile nobody knows.
+            holding.unwatched = f"the block is not watched: {error.reason}"
             await asyncio.sleep(TICK)
+            holding.unwatched = None
         else:
-            raise Stuck("BlockLost", f"somebody removed {name} during the hold; nothing after that counts")
+            raise lost(block.broken(seen.values()) or kind.kind)
 
 
 async def _force(order: Order, world: World, nodes: Sequence[str], holding: Holding, blocked_at: datetime) -> None:
@@ -269,6 +283,7 @@ async def _force(order: Order, world: World, nodes: Sequence[str], holding: Hold
     sha = await forced.commit(world, order, blocked_at)
     holding.forced.append(await forced.flows(world, sha, token))
     holding.forced.append(await forced.charts(world, blocked_at, token))
+    holding.forced.append(await forced.packages(world))
     pulled = await pulls.prove(world, nodes, order.token, "hold")
     holding.forced.append(f"{pulled.local_only} pulled and {pulled.upstream_only} refused on {len(nodes)} nodes")
 

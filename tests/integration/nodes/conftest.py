@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,12 @@ from typing import Any, cast
 import pytest
 
 from sandbox.clock import Clock
+from sandbox.controllers import api as kinds
 from sandbox.controllers.api import PODS, Api
+from sandbox.controllers.jobs import Jobs
+from sandbox.controllers.loop import Context
+from sandbox.controllers.mirror import Mirrors
+from sandbox.controllers.placement import Scheduler
 from sandbox.images import Publisher
 from sandbox.kube import KubeApi
 from sandbox.kubelet import Kubelets, Supply, attach_api
@@ -117,10 +122,16 @@ class Store:
     """Local Harbor's store as the steps use it."""
 
     def __init__(self, place: Place) -> None:
-        self._store = place.registries[LOCAL].store
+        self._place, self._store = place, place.registries[LOCAL].store
 
     async def local_digest(self, repository: str, reference: str) -> str | None:
         found = self._store.manifest(repository, reference)
+        return found.digest if found else None
+
+    async def upstream_digest(self, image: str) -> str | None:
+        host, _, rest = image.partition("/")
+        repository, _, tag = rest.rpartition(":")
+        found = self._place.registries[host].store.manifest(repository, tag)
         return found.digest if found else None
 
     async def push_probe(self, repository: str, tag: str, content: bytes) -> str:
@@ -175,6 +186,26 @@ def described(**more: Any) -> Sovereign:
     )
 
 
+@asynccontextmanager
+async def jobs(api: Api, place: Place, directory: Path) -> AsyncIterator[None]:
+    """Jobs make Pods and Pods find nodes: the lifter needs both."""
+    mirrors = Mirrors(api)
+    context = Context(api, mirrors, place.network, place.clock, directory, place.log.append)
+    controllers = [Scheduler(context), Jobs(context)]
+    following = [asyncio.create_task(mirrors[kind].run()) for kind in (kinds.NODES, kinds.PODS, kinds.JOBS)]
+    await asyncio.gather(*(m.synced.wait() for m in mirrors.all()))
+    for controller in controllers:
+        controller.start()
+    try:
+        yield
+    finally:
+        for controller in controllers:
+            await controller.stop()
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+
+
 @pytest.fixture
 async def cast_of(place: Place, tmp_path: Path) -> AsyncIterator[Cast]:
     for host, repository in (("ghcr.io", "openova-io"), (LOCAL, "proxy-ghcr/openova-io")):
@@ -197,6 +228,7 @@ async def cast_of(place: Place, tmp_path: Path) -> AsyncIterator[Cast]:
         enforcing = asyncio.create_task(enforcer.run())
         stack.callback(enforcing.cancel)
         await stack.enter_async_context(kubelets.running())
+        await stack.enter_async_context(jobs(api, place, tmp_path))
         nothing = cast(Any, None)
         world = World(described(), cluster, nothing, nothing, nothing, cast(Any, Store(place)), reports)
         await cluster.apply(

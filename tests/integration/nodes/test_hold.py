@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from sandbox.controllers.api import DEPLOYMENTS, GIT_REPOSITORIES
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, POD
+from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NETWORK_POLICY, POD
 from workers.errors import Stuck
 from workers.sovereign import Login, Proof
 from workers.steps import egress_block_test, registry_pivot
@@ -28,7 +28,7 @@ class SlowGit:
         yield
 
 
-async def ready(cast_of: Cast, tmp_path: Any) -> World:
+async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60) -> World:
     """Pivoted nodes, clean declarations, everything green, and a Git that never answers."""
     await cast_of.agents(NODES)
     await registry_pivot.run(order(), cast_of.world, cast_of.report)
@@ -68,7 +68,7 @@ async def ready(cast_of: Cast, tmp_path: Any) -> World:
     )
     old = cast_of.world
     gitea = old.sovereign.gitea.model_copy(update={"login": Login(username="u", password_file=secret)})
-    proof = Proof(hold=60, sample=1, connect_timeout=0.5)
+    proof = Proof(hold=hold, lease=8, sample=1, connect_timeout=0.5)
     sovereign = old.sovereign.model_copy(update={"gitea": gitea, "proof": proof})
     nothing = cast(Any, None)
     return World(sovereign, old.cluster, cast(Any, SlowGit()), nothing, nothing, old.registries, old.nodes)
@@ -162,5 +162,12 @@ async def test_without_a_means_to_block_the_step_fails_and_is_never_skipped(cast
         "DELETE",
         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/ciliumclusterwidenetworkpolicies.cilium.io",
     )
-    with pytest.raises(Stuck, match="CannotBlock"):
+    allow = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "allow-egress", "namespace": "flux-system"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]},
+    }
+    await world.cluster.apply(NETWORK_POLICY, allow)
+    with pytest.raises(Stuck, match=r"CannotBlock.*flux-system/allow-egress"):
         await egress_block_test.run(order(9), world, cast_of.report)

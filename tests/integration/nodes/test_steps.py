@@ -68,7 +68,7 @@ async def test_the_block_bites_everywhere_cuts_nothing_and_is_lifted(cast_of: Ca
     egress_block_test.check_before(before)
     assert len(before.upstream) == len(NODES) * 2 * len(canaries.targets(world.sovereign).upstream)
     block = Block(world, 9)
-    await block.possible()
+    await block.prepare()
     await block.apply()
     under = await egress_block_test._bites(order(9), world, NODES)
     assert not under.escaped()

@@ -12,12 +12,12 @@ from workers.adapters.oci.closure import read
 from workers.adapters.oci.copier import Copier
 from workers.adapters.oci.copying import Wanted, local_verdict
 from workers.adapters.oci.manifest import BadManifest, sha256
-from workers.adapters.oci.places import Origin, origins
-from workers.adapters.oci.reference import chart_tag
+from workers.adapters.oci.places import Origin, What, origins
+from workers.adapters.oci.reference import Reference, chart_tag
 from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Missing, Patience, WireTrouble
 from workers.adapters.oci.wire import Wire
-from workers.errors import Stuck
+from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
 
 CONNECT, SILENCE = 10.0, 60.0  # seconds until a connection stands, and between two pieces of a body
@@ -85,6 +85,22 @@ class Registries:
         except (WireTrouble, BadManifest) as trouble:
             raise local_verdict(repository, trouble) from trouble
         return found.digest
+
+    # one thing upstream
+
+    async def upstream_digest(self, image: str) -> str | None:
+        """The digest that the image's own registry serves; None when it does not have it. Raises Wait."""
+        reference = Reference.parse(image)
+        found = None
+        for origin in origins(self._sovereign, reference, What.IMAGE):
+            source = self._source(origin)
+            try:
+                found = await source.registry.resolve(source.repository, reference.pin)
+            except WireTrouble as trouble:
+                raise Wait("UpstreamUnreadable", f"{image}: {trouble}") from trouble
+            if found:
+                break
+        return found
 
     # everything
 

@@ -77,12 +77,12 @@ def test_a_canary_that_said_nothing_is_not_a_canary_that_reached_nothing() -> No
     sent = pods.manifest(
         namespace="ns", purpose="canary-pod", node="n1", token=1, turn="t", image="i", pull="IfNotPresent"
     )
-    name = sent["metadata"]["name"]
+    key, post = ("ns", sent["metadata"]["name"]), canaries.Post("n1", "ns", "pod")
     with pytest.raises(Wait, match="CanarySilent"):
-        canaries._heard(sent, {}, {"ghcr.io": "ghcr.io"})
+        canaries._heard(post, sent, {}, {"ghcr.io": "ghcr.io"})
     said = {"containerStatuses": [{"state": {"terminated": {"exitCode": 0, "message": "[]"}}}]}
     with pytest.raises(Wait, match="left out"):
-        canaries._heard(sent, {name: {**sent, "status": said}}, {"ghcr.io": "ghcr.io"})
+        canaries._heard(post, sent, {key: {**sent, "status": said}}, {"ghcr.io": "ghcr.io"})
 
 
 def test_the_clock_counts_only_what_was_seen() -> None:
