@@ -144,7 +144,8 @@ def verify(
 ) -> None:  # fmt: skip
     """Follow the hash chain of the log, or of an export, from the first event to the last.
 
-    Finds changed, missing and reordered events and evidence that does not belong to its run. An export that was
+    Finds changed, missing and reordered facts, missing messages, and evidence that does not belong to its run.
+    Requests and triggers stand beside the chain: who asked is in `accepted`, which is in it. An export that was
     cut off at its end is whole as far as it goes: compare `head` with the log, or with a note taken earlier.
     With FILE nothing is connected and no settings are needed; so it is with --certificate, which must belong to
     exactly this log: a changed, dropped, moved or added message, or another key, fails.
