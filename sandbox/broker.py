@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -26,6 +27,15 @@ feature_flags {{ js_ack_fc_v2: false }}
 """
 # `always`: an acknowledged event has been synced to disk. The flag: nats-py 2.16 cannot read version 2 of the
 # acknowledgement subjects, and a later server may switch it on by default.
+
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def _end_with_parent() -> None:
+    """In the child: be told to end when whoever started us is gone, however it went. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port() -> int:
@@ -65,7 +75,10 @@ class Broker:
         await self.stop()
         with (self.directory / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [executable(), "-c", str(self.directory / "nats.conf")], stdout=log, stderr=log
+                [executable(), "-c", str(self.directory / "nats.conf")],
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,
             )
         with anyio.fail_after(10):
             while True:
