@@ -107,10 +107,24 @@ class HarborDistribution(Distribution):
         return await super().get_blob(request, target)
 
     async def put_manifest(self, request: web.Request, target: Target) -> web.StreamResponse:
+        self._within_quota(target.repository)
         response = await super().put_manifest(request, target)
         self._core.record(target.repository, response.headers["Docker-Content-Digest"])
         self._core.repository_record(target.repository)
         return response
+
+    def _within_quota(self, repository: str) -> None:
+        """A manifest is refused when its project is over its storage limit (server/middleware/quota)."""
+        project = self._project(repository)
+        if project.storage_limit < 0:
+            return
+        used = sum(self.store.linked_bytes(r) for r in self.store.repositories(project.name))
+        if used > project.storage_limit:
+            message = (
+                f"adding storage resource, which when updated to current usage of {used} B will exceed the "
+                f"configured upper limit of {project.storage_limit} B."
+            )
+            raise Problem(403, "DENIED", message)
 
     def manifest_unknown(self, target: Target) -> Problem:
         separator = "@" if target.reference.startswith("sha256:") else ":"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ async def _half(request: web.Request, content: bytes, headers: Mapping[str, str]
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(content))})
     await response.prepare(request)
     await response.write(content[: len(content) // 2])
+    await asyncio.sleep(0.05)  # a reset overtakes what has not been read yet
     if request.transport is not None:
         request.transport.abort()
     return response

@@ -19,6 +19,8 @@ class Wrong(StrEnum):
     """The connection is reset before an answer."""
     BYTES = "wrong-bytes"
     """The body has the right length and other bytes."""
+    FULL = "full"
+    """The storage has no room left, in the words of docker-registry's filesystem driver."""
     TRUNCATED = "truncated"
     """The connection is reset in the middle of the body."""
 
@@ -51,6 +53,8 @@ class Seen:
     path: str
     status: int
     user: str = ""
+    span: str = ""
+    """`Range`, when only a part was asked for."""
 
 
 class Faults:

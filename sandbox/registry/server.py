@@ -36,6 +36,18 @@ class _Guarded(Distribution):
         headers = tokens.challenge(request, "/token", self._registry.name, scope)
         raise Problem(401, "UNAUTHORIZED", "authentication required", headers=headers)
 
+    async def get_manifest(self, request: web.Request, target: Target) -> web.StreamResponse:
+        """Docker Hub's limit: GET of a manifest counts, HEAD does not, both say what is left."""
+        left = self._registry.pulls_left
+        if left is not None and request.method == "GET":
+            if left <= 0:
+                raise Problem(429, "TOOMANYREQUESTS", "You have reached your unauthenticated pull rate limit.")
+            self._registry.pulls_left = left = left - 1
+        response = await super().get_manifest(request, target)
+        if left is not None:
+            response.headers.update({"ratelimit-limit": "100;w=21600", "ratelimit-remaining": f"{left};w=21600"})
+        return response
+
     async def may_mount(self, request: web.Request, source: str) -> bool:
         return not self._registry.authenticates or self._registry.permits(request, source, "pull")
 
@@ -58,6 +70,8 @@ class Registry:
         self.name = name
         self.authenticates = authenticates
         self.faults = Faults()
+        self.pulls_left: int | None = None
+        """Manifests that may still be read; None is without limit."""
         self._logins = dict(logins or {})
         self._private = private
         self._tokens = tokens.Tokens(clock)
@@ -123,7 +137,8 @@ def faulty(faults: Faults) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await _answer(faults, request, handler)
         login = tokens.basic(request)
-        faults.seen.append(Seen(request.method, request.path, response.status, login[0] if login else ""))
+        user, span = login[0] if login else "", request.headers.get("Range", "")
+        faults.seen.append(Seen(request.method, request.path, response.status, user, span))
         if request.method == "GET" and response.status < 300 and "/blobs/sha256:" in request.path:
             faults.fetched[request.path.rpartition("/")[2]] += 1
         return response
@@ -135,6 +150,9 @@ async def _answer(faults: Faults, request: web.Request, handler: Handler) -> web
     fault = faults.take(request)
     if fault is not None and fault.wrong is Wrong.RESET and request.transport is not None:
         request.transport.abort()
+    if fault is not None and fault.wrong is Wrong.FULL:
+        detail = {"DriverName": "filesystem", "Enclosed": {"Op": "write", "Path": "/var/lib/registry", "Err": 28}}
+        return Problem(500, "UNKNOWN", "unknown error", detail=detail).response()
     if fault is not None and fault.wrong in (Wrong.STATUS, Wrong.RESET):
         said = {"Retry-After": fault.retry_after, "Location": fault.location}
         headers = {name: value for name, value in said.items() if value}

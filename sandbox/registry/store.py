@@ -90,6 +90,11 @@ class Store:
         """Take the blob from this repository; False when it was not there."""
         return _unlink(self._link(repository, "_layers", digest))
 
+    def linked_bytes(self, repository: str) -> int:
+        """Bytes of the blobs that the repository serves."""
+        links = (self._repositories / repository / "_layers").glob("*")
+        return sum(path.stat().st_size for link in links if (path := self._blobs / link.name).exists())
+
     # uploads
 
     def begin_upload(self, repository: str) -> str:

@@ -14,7 +14,7 @@ from sandbox.images import Publisher
 from sandbox.registry import Fault, Store, Wrong
 from sandbox.registry.store import OCI_INDEX
 from tests.integration.registry.conftest import QUICK, docker_registry
-from workers.adapters.oci import CopyPlan, Meter, Reference, Registries, What, placed
+from workers.adapters.oci import CopyPlan, Meter, Patience, Reference, Registries, What, placed
 from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
 
@@ -26,9 +26,9 @@ async def quietly(done: int) -> None:
     """Nobody listens."""
 
 
-async def copied(sovereign: Sovereign, references: Sequence[str]) -> tuple[CopyPlan, Meter]:
+async def copied(sovereign: Sovereign, references: Sequence[str], patience: Patience = QUICK) -> tuple[CopyPlan, Meter]:
     """Copy and prove the references."""
-    async with Registries.open(sovereign, QUICK) as registries:
+    async with Registries.open(sovereign, patience) as registries:
         copier = registries.copier()
         wanted = [placed(sovereign, Reference.parse(r), What.IMAGE) for r in references]
         plan = await copier.survey([w for w in wanted if w], quietly)

@@ -17,6 +17,7 @@ from workers.adapters.oci.copying import (
     Proof,
     Wanted,
     local_verdict,
+    over_budget,
     upstream_verdict,
 )
 from workers.adapters.oci.gather import each
@@ -24,13 +25,15 @@ from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import Origin
 from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Missing, Unavailable, WireTrouble, WrongBytes
-from workers.errors import Stuck, Trouble
+from workers.errors import Stuck, Trouble, Wait
 
 Chain = Callable[[Wanted], Sequence[tuple[Origin, Source]]]
 """Where to fetch from, in order."""
 Told = Callable[[int], Awaitable[None]]
 """Told how many items are done."""
 ITEMS, BLOBS = 12, 16  # at once
+LIMITED = "docker.io"
+"""The registry that counts manifests: 100 in 6 hours for who has no login."""
 
 
 class Copier:
@@ -44,8 +47,8 @@ class Copier:
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._gives: dict[tuple[str, str], bool] = {}
         """(URL, repository) -> whether it has what is asked of it, once that is known: asked once for the run."""
-        self._dead: set[str] = set()
-        """URLs that do not answer; not asked again while others do."""
+        self._dead: dict[str, Unavailable] = {}
+        """URLs that were tried patiently and did not answer, and what came instead; not asked again."""
 
     # plan
 
@@ -79,10 +82,40 @@ class Copier:
         here = [n for n, digest in enumerate(tags) if digest is not None and trusting and not wanted[n].pulled]
         all_here = len(here) == len(wanted)
         rest = [n for n in range(len(wanted)) if n not in set(here)]
-        items = dict(zip(here, await each(here, ITEMS, one), strict=True))
-        items |= dict(zip(rest, await each(rest, ITEMS, one), strict=True))
+        postponed: list[Wait] = []
+
+        async def willing(number: int) -> Item | None:
+            try:
+                return await one(number)
+            except Wait as wait:
+                if wait.reason != "UpstreamUnavailable":
+                    raise
+                postponed.append(wait)
+                return None
+
+        rest = await self._affordable(wanted, rest, postponed)
+        items: dict[int, Item | None] = dict(zip(here, await each(here, ITEMS, one), strict=True))
+        items |= dict(zip(rest, await each(rest, ITEMS, willing), strict=True))
         known = frozenset(d for d, homes in self._homes.items() if homes)
-        return CopyPlan(tuple(items[n] for n in range(len(wanted))), known)
+        return CopyPlan(tuple(i for _, i in sorted(items.items()) if i), known, tuple(postponed))
+
+    async def _affordable(self, wanted: Sequence[Wanted], numbers: list[int], postponed: list[Wait]) -> list[int]:
+        """Those for which the registry's rate limit has room. Docker Hub tells by HEAD how much that is."""
+        counted = [n for n in numbers if self._canonical(wanted[n]) == LIMITED]
+        if not counted:
+            return numbers
+        first = wanted[counted[0]]
+        source = self._chain(first)[-1][1]
+        remaining = await source.registry.remaining(source.repository, first.reference.pin)
+        if remaining is None or remaining >= len(counted):
+            return numbers
+        later = counted[remaining:]
+        postponed.append(over_budget(LIMITED, remaining, len(counted), wanted[later[0]].reference))
+        return [n for n in numbers if n not in set(later)]
+
+    def _canonical(self, wanted: Wanted) -> str:
+        chain = self._chain(wanted)
+        return chain[-1][0].host if chain else ""
 
     async def _home(self, wanted: Wanted, digest: str) -> Item:
         """What is here has blobs that others may need: they are mounted from it."""
@@ -127,10 +160,14 @@ class Copier:
     async def _upstream(self, wanted: Wanted) -> Closure:
         """Manifests from the canonical registry, whose digests count: a proxy's index may be re-serialised."""
         troubles: list[Exception] = []
-        for _, source in reversed(self._chain(wanted)):
+        for origin, source in reversed(self._chain(wanted)):
             try:
+                if known := self._dead.get(origin.url):
+                    raise known
                 return await closure.read(source, wanted.reference.pin, wanted.tag)
             except (WireTrouble, BadManifest) as trouble:
+                if isinstance(trouble, Unavailable):
+                    self._dead.setdefault(origin.url, trouble)
                 troubles.append(trouble)
         if not troubles:
             troubles = [Missing("local Harbor does not have it, and it is not known where it came from")]
@@ -157,7 +194,7 @@ class Copier:
     # copy
 
     async def copy(self, plan: CopyPlan, meter: Meter) -> None:
-        """All of it is in local Harbor, under its tags."""
+        """All of it is in local Harbor, under its tags. Raises Wait for what is postponed, when the rest is."""
         limiter = anyio.CapacityLimiter(BLOBS)
 
         async def one(item: Item) -> None:
@@ -171,6 +208,8 @@ class Copier:
             meter.items_done += 1
 
         await each(plan.todo, ITEMS, one)
+        if plan.postponed:
+            raise max(plan.postponed, key=lambda wait: wait.after)
 
     async def _blob(self, wanted: Wanted, blob: Descriptor, meter: Meter) -> None:
         """Here, mounted or moved. One at a time for each digest, so that two images never fetch it twice."""
@@ -215,7 +254,7 @@ class Copier:
                     raise local_verdict(wanted.repository, trouble) from trouble
                 self._gives[origin.url, source.repository] = False
                 if isinstance(trouble, Unavailable):
-                    self._dead.add(origin.url)
+                    self._dead[origin.url] = trouble
                 troubles.append(trouble)
             else:
                 meter.arrived(blob)
@@ -238,7 +277,7 @@ class Copier:
                 except WireTrouble as trouble:
                     self._gives[key] = False
                     if isinstance(trouble, Unavailable):
-                        self._dead.add(origin.url)
+                        self._dead[origin.url] = trouble
         return self._gives[key]
 
     async def _manifests(self, item: Item) -> None:

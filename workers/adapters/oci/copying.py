@@ -16,6 +16,7 @@ from workers.errors import Stuck, Trouble, Wait
 from workers.sovereign import Sovereign
 
 PATIENCE = 15.0  # seconds to ask the pool for when a registry does not say
+BUDGET_PATIENCE = 900.0  # seconds to wait for a rate limit whose window does not say when it moves on
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class CopyPlan:
     items: tuple[Item, ...]
     known: frozenset[str] = frozenset()
     """Blobs that some local repository has: they are mounted, not moved."""
+    postponed: tuple[Wait, ...] = ()
+    """What an upstream does not give now. The rest is copied first, and then the first of these is raised."""
 
     @property
     def todo(self) -> tuple[Item, ...]:
@@ -126,6 +129,16 @@ class Meter:
     def rate(self) -> float:
         """Bytes a second since the copying began."""
         return self.shown / max(monotonic() - self._begun, 0.001)
+
+
+def over_budget(host: str, remaining: int, needed: int, first: object) -> Wait:
+    """What a step says when a registry will give fewer images now than are needed."""
+    return Wait(
+        "UpstreamBudget",
+        f"{host} gives {remaining} more images for now and {needed} are needed; {first} and those after it wait. "
+        f"A login for {host} raises its limit",
+        after=BUDGET_PATIENCE,
+    )
 
 
 def upstream_verdict(reference: object, troubles: Sequence[Exception]) -> Trouble:

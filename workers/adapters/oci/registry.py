@@ -75,6 +75,20 @@ class Registry:
         digest = await patiently(self._patience, ask)
         return digest if digest != "" else (await self.manifest(repository, reference)).digest
 
+    async def remaining(self, repository: str, reference: str) -> int | None:
+        """How many manifests the registry still gives us in its window; None when it sets no limit.
+
+        `ratelimit-remaining: 20;w=21600`, by HEAD, which does not count (docs.docker.com/docker-hub/usage/pulls).
+        """
+        path = f"v2/{repository}/manifests/{reference}"
+        headers = {"Accept": ACCEPT}
+        try:
+            async with self._wire.call("HEAD", path, scope=_pull(repository), headers=headers) as response:
+                said = response.headers.get("ratelimit-remaining", "").partition(";")[0]
+        except WireTrouble:
+            return None  # whatever it is, reading the manifest will tell
+        return int(said) if said.isdigit() else None
+
     async def manifest(self, repository: str, reference: str) -> Manifest:
         """The manifest, byte for byte. Raises Missing; WrongBytes when it is not the digest that was asked."""
 
