@@ -461,6 +461,11 @@ async def test_a_token_is_good_for_its_audience_and_grants(home: Home) -> None:
     kind, query = "application/apply-patch+yaml", {"fieldManager": "us"}
     made = await home.kube.ask("PATCH", home.config_map("status"), config("status"), kind=kind, token=token, **query)
     assert made.status == 201, made.body
+    narrower = {"rules": [{**rule, "resourceNames": ["status", "new"], "verbs": ["get", "patch"]}]}
+    assert (await home.kube.merge(home.path("roles", "r", rbac), narrower)).status == 200
+    await asyncio.sleep(0.3)
+    new = await home.kube.ask("PATCH", home.config_map("new"), config("new"), kind=kind, token=token, **query)
+    assert new.status == 403, "an apply that creates needs the verb create too"
     another = await home.kube.ask("PATCH", home.config_map("other"), config("other"), kind=kind, token=token, **query)
     assert another.status == 403
 
