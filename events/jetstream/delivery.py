@@ -1,0 +1,48 @@
+"""One message in our hands."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import anyio
+from nats.aio.msg import Msg
+
+from events.jetstream.wire import RETRY
+
+
+@dataclass
+class Delivery:
+    """One message in our hands: settle it, put it off, or say that we still work on it."""
+
+    subject: str
+    raw: bytes
+    seq: int
+    tries: int
+    _msg: Msg
+    _budget: float
+
+    async def settle(self) -> bool:
+        """Acknowledge and have it confirmed; False when the broker did not confirm in time (it will come again)."""
+        deadline = time.monotonic() + self._budget
+        while time.monotonic() < deadline:
+            try:
+                await self._msg.ack_sync(timeout=2)
+                return True
+            except RETRY:
+                await anyio.sleep(0.2)
+        return False
+
+    async def later(self, seconds: float) -> None:
+        """Deliver it again in `seconds`. Lost requests do no harm: then it comes after `ack_wait`."""
+        try:
+            await self._msg.nak(delay=max(seconds, 0.001))
+        except RETRY:
+            return
+
+    async def working(self) -> None:
+        """Start `ack_wait` anew. Best effort: the lease in the journal is what excludes others."""
+        try:
+            await self._msg.in_progress()
+        except RETRY:
+            return
