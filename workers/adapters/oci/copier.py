@@ -20,7 +20,7 @@ from workers.adapters.oci.copying import (
     over_budget,
     upstream_verdict,
 )
-from workers.adapters.oci.gather import each
+from workers.adapters.oci.gather import Room, each
 from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import Origin
 from workers.adapters.oci.registry import Registry, Source
@@ -32,6 +32,8 @@ Chain = Callable[[Wanted], Sequence[tuple[Origin, Source]]]
 Told = Callable[[int], Awaitable[None]]
 """Told how many items are done."""
 ITEMS, BLOBS = 12, 16  # at once
+UNDER_WAY = 50
+"""One part in so many of all that is to be moved may be on its way at once: it is lost when the worker is killed."""
 LIMITED = "docker.io"
 """The registry that counts manifests: 100 in 6 hours for who has no login."""
 
@@ -45,6 +47,7 @@ class Copier:
         self._homes: dict[str, set[str]] = defaultdict(set)
         """Blob -> local repositories that have it."""
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._room = Room(0)
         self._gives: dict[tuple[str, str], bool] = {}
         """(URL, repository) -> whether it has what is asked of it, once that is known: asked once for the run."""
         self._dead: dict[str, Unavailable] = {}
@@ -196,6 +199,7 @@ class Copier:
     async def copy(self, plan: CopyPlan, meter: Meter) -> None:
         """All of it is in local Harbor, under its tags. Raises Wait for what is postponed, when the rest is."""
         limiter = anyio.CapacityLimiter(BLOBS)
+        self._room = Room(plan.bytes_to_move // UNDER_WAY)
 
         async def one(item: Item) -> None:
             async def blob(part: Descriptor) -> None:
@@ -248,7 +252,8 @@ class Copier:
             try:
                 if not await self._worth_asking(wanted, origin, source):
                     continue
-                await self._local.put_blob(wanted.repository, blob, source, meter.heard(blob.digest))
+                async with self._room.of(blob.size):
+                    await self._local.put_blob(wanted.repository, blob, source, meter.heard(blob.digest))
             except WireTrouble as trouble:
                 if not trouble.reading:
                     raise local_verdict(wanted.repository, trouble) from trouble

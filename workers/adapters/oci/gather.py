@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import anyio
@@ -31,3 +32,27 @@ async def each(things: Sequence[Thing], at_once: int, do: Callable[[Thing], Awai
     if errors:
         raise errors[0]
     return [results[number] for number in range(len(things))]
+
+
+class Room:
+    """So many bytes may be on their way at once; what is larger than that goes alone."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._moved_out = anyio.Condition()
+
+    @asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        """Room for so many bytes, until the block ends."""
+        async with self._moved_out:
+            while self._used and self._used + size > self._total:
+                await self._moved_out.wait()
+            self._used += size
+        try:
+            yield
+        finally:
+            self._used -= size
+            with anyio.CancelScope(shield=True):
+                async with self._moved_out:
+                    self._moved_out.notify_all()
