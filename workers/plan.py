@@ -156,10 +156,11 @@ async def _projects(world: World, ground: Ground, said: Preview) -> None:
 async def _prewarm(world: World, ground: Ground, said: Preview) -> None:
     said.notes.extend(ground.notices)
     for place in harbor_prewarm.plan(world.sovereign, ground.listed):
-        wanted, project = place.wanted, place.wanted.repository.partition("/")[0]
-        if await world.harbor.project(project) is None:
+        wanted = place.wanted
+        project = await world.harbor.project(wanted.repository.partition("/")[0])
+        if project is None:
             here = False
-        elif wanted.pulled:  # asking a proxy by its registry would make it fetch
+        elif project.registry_id is not None:  # a proxy that is asked by its registry fetches what it lacks
             here = await world.harbor.has_artifact(wanted.repository, wanted.tag)
         else:
             here = await world.registries.local_digest(wanted.repository, wanted.tag) is not None
