@@ -64,6 +64,9 @@ class Harbor(Described):
     login: Login
     ca_file: str | None = None
     """CA of `host` on the nodes, when it is not a public one."""
+    robot: str = "cutover-pull"
+    """Short name of the robot account that may pull from every project; step 2 makes it."""
+    robot_secret: str = "cutover-harbor-robot"  # noqa: S105  a Secret's name, in Flux's namespace
 
 
 class Mode(StrEnum):

@@ -60,6 +60,7 @@ class Endpoints:
         router.add_get(f"{at}/robots", self._robots)
         router.add_post(f"{at}/robots", self._add_robot)
         router.add_get(f"{at}/robots/{{id}}", self._robot)
+        router.add_put(f"{at}/robots/{{id}}", self._update_robot)
         router.add_patch(f"{at}/robots/{{id}}", self._refresh_robot)
         router.add_delete(f"{at}/robots/{{id}}", self._delete_robot)
         router.add_post(f"{at}/retentions", self._add_retention)
@@ -192,6 +193,17 @@ class Endpoints:
     async def _robot(self, request: web.Request) -> web.Response:
         admin(self._core.caller(request))
         return answer(_robot_view(self._found_robot(request)))
+
+    async def _update_robot(self, request: web.Request) -> web.Response:
+        """Name and level stay (handler/robot.go, updateV2Robot)."""
+        admin(self._core.caller(request))
+        robot, body = self._found_robot(request), await body_of(request)
+        if body.get("level") != robot.level or body.get("name") != robot.name:
+            raise Problem(400, "BAD_REQUEST", "cannot update the level or name of robot")
+        robot.permissions, robot.disable = body.get("permissions") or [], bool(body.get("disable"))
+        robot.update_time = self._core.clock.now()
+        self._core.changed()
+        return web.Response()
 
     async def _refresh_robot(self, request: web.Request) -> web.Response:
         admin(self._core.caller(request))

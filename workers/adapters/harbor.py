@@ -5,13 +5,14 @@ Facts from api/v2.0/swagger.yaml and the handlers of goharbor/harbor 2.14.3.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+from pydantic import SecretStr
 
 from workers.errors import Stuck, Wait
 from workers.sovereign import Harbor as Description
@@ -40,6 +41,28 @@ class Endpoint:
     name: str
     url: str
     type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A project's storage limit, in bytes."""
+
+    hard: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still come."""
+        return max(0, self.hard - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class Robot:
+    """A robot account and its secret, which Harbor tells only now."""
+
+    login: str
+    secret: SecretStr
+    made: bool
 
 
 class FromFile(httpx.Auth):
@@ -103,6 +126,38 @@ class HarborApi:
         answer = await self._call("POST", "/projects", json=body, accept=(409,))
         return answer.status_code == 201
 
+    async def quota(self, name: str) -> Quota | None:
+        """How much the project may hold and holds; None when it has no limit."""
+        answer = await self._call("GET", f"/projects/{quote(name)}/summary", headers={"X-Is-Resource-Name": "true"})
+        quota = answer.json().get("quota") or {}
+        hard = (quota.get("hard") or {}).get("storage", -1)
+        return Quota(hard, (quota.get("used") or {}).get("storage", 0)) if hard >= 0 else None
+
+    # robots
+
+    async def robot(self, name: str, projects: Iterable[str]) -> Robot:
+        """A system robot of that name that may pull from the projects and nothing else, with a secret made now.
+
+        Harbor tells a secret once; who comes again refreshes it (PATCH /robots/{id}).
+        """
+        pull = [{"resource": "repository", "action": "pull"}]
+        permissions = [{"kind": "project", "namespace": p, "access": pull} for p in sorted(projects)]
+        body = {"name": name, "level": "system", "duration": -1, "permissions": permissions}
+        known = await self._robot(name)
+        if known is None:
+            answer = await self._call("POST", "/robots", json={**body, "description": "catalyst-cutover: pulls"})
+            made = answer.json()
+            return Robot(str(made["name"]), SecretStr(made["secret"]), made=True)
+        if _may(known) != _may(body):
+            await self._call("PUT", f"/robots/{known['id']}", json={**known, "permissions": permissions})
+        answer = await self._call("PATCH", f"/robots/{known['id']}", json={})
+        return Robot(str(known["name"]), SecretStr(answer.json()["secret"]), made=False)
+
+    async def _robot(self, name: str) -> dict[str, Any] | None:
+        """By its short name: Harbor puts a prefix before it, `robot$` unless it is configured otherwise."""
+        answer = await self._call("GET", "/robots", params={"q": f"name=~{name}", "page_size": PAGE})
+        return next((r for r in answer.json() if r["level"] == "system" and r["name"].endswith(f"${name}")), None)
+
     # proxy projects
 
     async def endpoint(self, name: str) -> Endpoint | None:
@@ -165,6 +220,11 @@ class HarborApi:
         if status in (401, 403):
             raise Stuck("HarborDenied", f"{message}; check harbor.login")
         raise Stuck("HarborRefused", message)
+
+
+def _may(robot: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """(project, resource, action) of all that it may do."""
+    return {(p["namespace"], a["resource"], a["action"]) for p in robot.get("permissions") or [] for a in p["access"]}
 
 
 def _project(body: dict[str, Any]) -> Project:

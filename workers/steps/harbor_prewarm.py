@@ -66,6 +66,7 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
         await report(Progress(message="reading manifests", percent=percent, items_done=done, items_total=total))
 
     copy_plan = await copier.survey([p.wanted for p in places], surveyed)
+    await _room(world, copy_plan)
     meter = Meter(copy_plan.bytes_to_move, len(copy_plan.todo))
     await _telling(copier.copy(copy_plan, meter), meter, report)
 
@@ -85,6 +86,21 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
     await _stored(world, whole)
     notices = (*gathered.notices, *left_out, *_notices(whole))
     return result(places, whole, moved, tuple(dict.fromkeys(notices)))
+
+
+async def _room(world: World, copy_plan: CopyPlan) -> None:
+    """Each project's quota has room for what it is to hold: else said before the first byte."""
+    needed: dict[str, dict[str, int]] = {}
+    for item in copy_plan.todo:
+        sizes = needed.setdefault(item.wanted.repository.partition("/")[0], {})
+        sizes |= {b.digest: b.size for b in item.missing}
+    full = []
+    for project, sizes in needed.items():
+        quota = await world.harbor.quota(project) if sizes else None
+        if quota is not None and sum(sizes.values()) > quota.left:
+            full.append(f"{project} has room for {quota.left} bytes and {sum(sizes.values())} are to come")
+    if full:
+        raise Stuck("HarborFull", f"{'; '.join(full)}; raise the quota")
 
 
 async def _mended(copier: Copier, proof: Proof) -> tuple[Proof, int]:

@@ -7,18 +7,24 @@ Safe to repeat: creates only what is missing; what exists and is of another kind
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import orjson
 
 from schemas.progress import Progress
 from schemas.results import ProjectsReady
 from workers import needs
-from workers.adapters.harbor import HarborApi, Project
+from workers.adapters.cluster import SECRET
+from workers.adapters.harbor import HarborApi, Project, Robot
 from workers.adapters.oci import literal_projects
 from workers.errors import Stuck, Wait
 from workers.sovereign import Mode, Sovereign, Upstream
 from workers.world import Order, Report, World
 
+PROBE = "cutover-readers"
 HAZARDS = (
     "is a proxy: it rewrites indexes, so that their digests change, asks the upstream on every pull by tag, "
     "deletes its copy when the upstream answers 404, and takes no push"
@@ -78,11 +84,47 @@ async def run(order: Order, world: World, report: Report) -> ProjectsReady:
             changes += await harbor.create_project(wish.name, public=True, registry_id=registries[wish.name])
         changes += await _without_retention(harbor, wish)
     await _look_again(harbor, wishes, registries)
+    await _room(harbor, wishes)
+    await world.registries.probe_readers(f"{world.sovereign.mothership.chart_project}/{PROBE}")
+    robot = await _robot(world, wishes)
+    changes += robot.made
     names = tuple(w.name for w in wishes)
     nothing = f"all {len(names)} projects exist as wanted; nothing to do"
     done_words = f"{len(names)} projects exist as wanted, {len(created)} of them new"
-    summary = done_words if changes else nothing
+    rotated = "made" if robot.made else "its secret new"
+    summary = f"{done_words if changes else nothing}; robot {robot.login} may pull, {rotated}"
     return ProjectsReady(changes=changes, summary=summary, projects=names, created=tuple(created))
+
+
+async def _room(harbor: HarborApi, wishes: Iterable[Wish]) -> None:
+    """A project whose quota is used up takes nothing more: said before anything is moved."""
+    quotas = {w.name: await harbor.quota(w.name) for w in wishes}
+    if full := [f"{n} ({q.used} of {q.hard} bytes)" for n, q in quotas.items() if q and not q.left]:
+        raise Stuck("HarborFull", f"projects {', '.join(full)} have no room left; raise their quota")
+
+
+async def _robot(world: World, wishes: Iterable[Wish]) -> Robot:
+    """Whoever must sign in to pull uses this and never our own login. The secret is new each time."""
+    sovereign = world.sovereign
+    robot = await world.harbor.robot(sovereign.harbor.robot, [w.name for w in wishes])
+    metadata = {"name": sovereign.harbor.robot_secret, "namespace": sovereign.flux.namespace}
+    await world.cluster.apply(SECRET, pull_secret(metadata, sovereign.harbor.host, robot))
+    return robot
+
+
+def pull_secret(metadata: dict[str, str], host: str, robot: Robot) -> dict[str, Any]:
+    """As kubelet and Flux read it (kubernetes.io/dockerconfigjson)."""
+    password = robot.secret.get_secret_value()
+    both = base64.b64encode(f"{robot.login}:{password}".encode()).decode()
+    auths = {host: {"username": robot.login, "password": password, "auth": both}}
+    content = base64.b64encode(orjson.dumps({"auths": auths})).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": content},
+    }
 
 
 async def _literal(world: World) -> frozenset[str]:

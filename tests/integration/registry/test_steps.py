@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -71,6 +73,11 @@ class FakeCluster:
     """An API server that can list."""
 
     objects: list[dict[str, Any]] = field(default_factory=list)
+    applied: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    async def apply(self, kind: Any, obj: dict[str, Any], *, force: bool = True) -> dict[str, Any]:
+        self.applied[kind.kind, obj["metadata"]["name"]] = obj
+        return obj
 
     async def served(self, kind: Any) -> bool:
         return any(o["kind"] == kind.kind for o in self.objects)
@@ -191,6 +198,64 @@ async def test_a_proxy_where_a_hosted_project_shall_be_is_an_error_and_nothing_i
         assert (await api.get("/projects/openova-io")).status_code == 404
 
 
+def robot_login(stage: Stage) -> tuple[str, str]:
+    """Who the Secret in the cluster signs in as, and how."""
+    secret = stage.cluster.applied["Secret", "cutover-harbor-robot"]
+    assert secret["type"] == "kubernetes.io/dockerconfigjson"
+    auths = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))["auths"]
+    entry = auths[stage.sovereign.harbor.host]
+    return entry["username"], entry["password"]
+
+
+async def may_pull(stage: Stage, login: tuple[str, str]) -> int:
+    async with httpx.AsyncClient(base_url=stage.site.harbor_url, auth=login) as http:
+        return (await http.get("/v2/openova-io/cutover-readers/tags/list")).status_code
+
+
+async def test_a_robot_may_pull_and_not_push_and_its_secret_is_new_each_time(stage: Stage) -> None:
+    result = await stage.projects()
+    first = robot_login(stage)
+    assert first[0] == "robot$cutover-pull"
+    assert first[1] not in result.model_dump_json()
+    assert await may_pull(stage, first) == 200
+    async with httpx.AsyncClient(base_url=stage.site.harbor_url, auth=first) as http:
+        assert (await http.post("/v2/openova-io/x/blobs/uploads/")).status_code == 401
+    again = await stage.projects()
+    second = robot_login(stage)
+    assert again.changes == 0
+    assert "its secret new" in again.summary
+    assert (await may_pull(stage, second), await may_pull(stage, first)) == (200, 401)
+
+
+async def test_a_robot_learns_of_new_projects(stage: Stage) -> None:
+    await stage.projects()
+    stage.cluster.objects.append(pod("x", "harbor.openova.io/another/thing:1"))
+    await stage.projects()
+    async with stage.api() as api:
+        robots = (await api.get("/robots")).json()
+    assert len(robots) == 1
+    assert "another" in {p["namespace"] for p in robots[0]["permissions"]}
+
+
+async def test_a_project_without_room_is_said_before_anything_is_moved(stage: Stage) -> None:
+    await stage.projects()
+    stage.site.harbor._core.state.projects["openova-io"].storage_limit = 1
+    with pytest.raises(Stuck, match=r"HarborFull.*openova-io \(\d+ of 1 bytes\)"):
+        await stage.projects()
+    with pytest.raises(Stuck, match=r"HarborFull: openova-io has room for 0 bytes and \d+ are to come"):
+        await stage.prewarm()
+    assert not stage.site.harbor.store.exists("proxy-docker/library/nats")
+
+
+async def test_a_harbor_that_redirects_readers_is_seen_before_anything_is_moved(stage: Stage) -> None:
+    await stage.projects()
+    storage = "http://seaweedfs-s3.seaweedfs.svc.cluster.local:8333/harbor/blob"
+    fault = Fault(Wrong.STATUS, path="/blobs/sha256", status=307, location=storage, times=None)
+    stage.site.harbor.faults.add(fault)
+    with pytest.raises(Stuck, match=r"HarborRedirects.*disableRedirect: true"):
+        await stage.projects()
+
+
 def as_proxy(stage: Stage, host: str) -> None:
     stage.sovereign = stage.site.sovereign(lambda u: u.model_copy(update={"mode": Mode.PROXY}) if u.host == host else u)
 
@@ -266,7 +331,7 @@ async def test_progress_never_runs_backwards_and_ends_with_everything(stage: Sta
     await stage.projects()
     stage.progress.clear()
     for registry in stage.site.upstream.values():
-        registry.faults.add(Fault(Wrong.TRUNCATED, path="/blobs/", times=5))
+        registry.faults.add(Fault(Wrong.TRUNCATED, path="/blobs/", times=3))
     result = await stage.prewarm()
     percents = [p.percent for p in stage.progress if p.percent is not None]
     done = [p.bytes_done for p in stage.progress if p.bytes_done is not None]
@@ -317,7 +382,7 @@ async def test_an_unmapped_host_is_named_with_its_reference_before_anything_move
     await stage.projects()
     with pytest.raises(Stuck, match=r"UnmappedHost.*cgr\.dev/chainguard/kubectl:latest-dev.*DaemonSet apps/odd"):
         await stage.prewarm()
-    assert stage.site.harbor.store.repositories() == []
+    assert stage.site.harbor.store.repositories() == ["openova-io/cutover-readers"], "step 2's own probe"
 
 
 async def test_a_reference_that_cannot_be_read_is_left_out_aloud(stage: Stage) -> None:

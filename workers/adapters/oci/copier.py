@@ -25,7 +25,7 @@ from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import Origin
 from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Missing, Unavailable, WireTrouble, WrongBytes
-from workers.errors import Stuck, Trouble, Wait
+from workers.errors import Stuck, Wait
 
 Chain = Callable[[Wanted], Sequence[tuple[Origin, Source]]]
 """Where to fetch from, in order."""
@@ -354,23 +354,19 @@ class Copier:
         first = not hashed
         hashed.add(blob.digest)
         if first:
-            await self._reachable(repository, blob)
+            await reachable(self._local, repository, blob)
         await self._local.read_blob(repository, blob)
-
-    async def _reachable(self, repository: str, blob: Descriptor) -> None:
-        """Harbor may send readers on to its object store, by a name that only Pods resolve (harbor#13037)."""
-        target = await self._local.redirect(repository, blob)
-        if target is not None and ".svc" in f"{target}.":
-            raise harbor_redirects(repository, target)
 
     def _here(self, wanted: Wanted) -> Source:
         return Source(self._local, wanted.repository)
 
 
-def harbor_redirects(repository: str, target: str) -> Trouble:
-    """Nodes cannot follow Harbor to a Service's name."""
-    return Stuck(
-        "HarborRedirects",
-        f"{repository}: local Harbor sends blob readers to {target}, which nodes cannot resolve; "
-        "set persistence.imageChartStorage.disableRedirect: true",
-    )
+async def reachable(local: Registry, repository: str, blob: Descriptor) -> None:
+    """Raises Stuck when Harbor sends readers on to a name that only Pods resolve (goharbor/harbor#13037)."""
+    target = await local.redirect(repository, blob)
+    if target is not None and ".svc" in f"{target}.":
+        raise Stuck(
+            "HarborRedirects",
+            f"{repository}: local Harbor sends blob readers to {target}, which nodes cannot resolve; "
+            "set persistence.imageChartStorage.disableRedirect: true",
+        )

@@ -9,9 +9,9 @@ import aiohttp
 
 from workers.adapters.oci import probe
 from workers.adapters.oci.closure import read
-from workers.adapters.oci.copier import Copier
+from workers.adapters.oci.copier import Copier, reachable
 from workers.adapters.oci.copying import Wanted, local_verdict
-from workers.adapters.oci.manifest import BadManifest, sha256
+from workers.adapters.oci.manifest import BadManifest, Descriptor, sha256
 from workers.adapters.oci.places import Origin, What, origins
 from workers.adapters.oci.reference import Reference, chart_tag
 from workers.adapters.oci.registry import Registry, Source
@@ -69,6 +69,20 @@ class Registries:
         except WireTrouble as trouble:
             raise local_verdict(repository, trouble) from trouble
         return manifest.digest
+
+    async def probe_readers(self, repository: str) -> None:
+        """Readers of local Harbor get bytes from Harbor itself. Raises Stuck when nodes could not follow it.
+
+        Asked of a tiny image that is always the same; it is pushed when it is not there.
+        """
+        content, tag = b"can readers get this?", "readers"
+        layer, _ = probe.layer(content)
+        try:
+            if await self._local.resolve(repository, tag) is None:
+                await self.push_probe(repository, tag, content)
+            await reachable(self._local, repository, Descriptor(sha256(layer), len(layer)))
+        except WireTrouble as trouble:
+            raise local_verdict(repository, trouble) from trouble
 
     async def pull_chart(self, repository: str, version: str) -> str:
         """Pull a chart as Flux would: manifest and blobs from local Harbor, each hashed. Its digest.
