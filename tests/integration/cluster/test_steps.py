@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -37,7 +37,7 @@ from workers.declared.reconcile import new_token
 from workers.declared.repository import cluster_url
 from workers.entrypoints import wiring
 from workers.entrypoints.settings import load
-from workers.errors import Stuck
+from workers.errors import Stuck, Wait
 from workers.inbox import Inbox
 from workers.world import Order, World
 
