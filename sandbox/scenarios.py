@@ -35,6 +35,7 @@ Object = dict[str, Any]
 Act = Callable[["Box"], Awaitable[None]]
 CALLED_HOME = "license.openova.io"
 TENANT = "tenant-acme"
+NEGATIVE = ("openova-io/cutover-negative", "upstream-only")
 CACHED = next(c for c in CHARTS if c.name == "bp-loki")
 UPGRADED = "bp-mimir"
 AWAY = "quay.io"
@@ -285,6 +286,24 @@ async def _chart_again(box: Box) -> None:
     await asyncio.sleep(0)
 
 
+async def _no_negative(box: Box) -> None:
+    store = box.registries["ghcr.io"].store
+    stored = store.manifest(*NEGATIVE)
+    assert stored is not None
+    _LEFT["negative"] = stored.digest
+    store.untag(*NEGATIVE)
+
+
+async def _negative_again(box: Box) -> None:
+    box.registries["ghcr.io"].store.tag(*NEGATIVE, _LEFT.pop("negative"))
+
+
+async def _remove_policy(box: Box) -> None:
+    found, _ = await box.api.list(CLUSTERWIDE)
+    for policy in found:
+        await box.api.delete(CLUSTERWIDE, policy["metadata"]["name"])
+
+
 async def _upgrade(box: Box) -> None:
     release = await box.api.get(HELM_RELEASES, UPGRADED, "flux-system")
     assert release is not None
@@ -316,7 +335,7 @@ SCENARIOS: dict[str, Scenario] = {
     "block-cuts-apiserver": Scenario(
         "the API server is reached over a public address", "BlockCutsTooMuch", _api_out, heal=_api_back),
     "reconcile-fails-in-minute-9": Scenario(
-        "late in the hold Flux's token is revoked", "NotGreenUnderBlock", during=_revoke, heal=_restore, at=3),
+        "late in the hold Flux's token is revoked", "NotGreenUnderBlock", during=_revoke, heal=_restore, at=2),
     "flapping-source": Scenario(
         "a source fails for a moment and recovers", "NotGreenUnderBlock", during=_flap),
     "watch-gap": Scenario("every watch breaks during the hold; the clock starts anew", "", during=_blink),
@@ -328,6 +347,9 @@ SCENARIOS: dict[str, Scenario] = {
     "chart-cache-hides-failure": Scenario(
         f"local Harbor lost {CACHED.name}, Flux still shows it from its cache", "NotGreenUnderBlock", _lose_chart,
         heal=_chart_again),
+    "negative-image-missing": Scenario(
+        "the image that must be refused exists nowhere", "NegativeMissing", _no_negative, heal=_negative_again),
+    "policy-removed": Scenario("somebody deletes the policy during the hold", "BlockLost", during=_remove_policy),
     "helm-upgrade-during-hold": Scenario("an operator upgrades a release during the hold", "", during=_upgrade),
 }  # fmt: skip
 """Name -> scenario, all of step 8."""
