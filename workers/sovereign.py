@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 
 class Described(BaseModel):
@@ -144,8 +144,10 @@ class Proof(Described):
 
     hold: Annotated[float, Field(gt=0)] = 600.0
     """Seconds the block is held."""
-    required: Annotated[float, Field(gt=0)] = 600.0
-    """A hold shorter than this is a rehearsal and never the proof."""
+    required: Annotated[float, Field(ge=600)] = 600.0
+    """A hold shorter than this is never the proof."""
+    rehearsal: bool = False
+    """Said aloud: this is not the proof, so the hold may be shorter. The sandbox says it."""
     sample: Annotated[float, Field(gt=0)] = 15.0
     """Seconds between two canary samples."""
     connect_timeout: Annotated[float, Field(gt=0)] = 3.0
@@ -160,6 +162,15 @@ class Proof(Described):
     """How the evidence names the cluster's resolver."""
     allow_cidrs: tuple[str, ...] = ()
     """Further addresses that stay open: resolvers, the provider's API, load balancers."""
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        if self.hold < self.required and not self.rehearsal:
+            raise ValueError(
+                f"a hold of {self.hold:g} s is shorter than the {self.required:g} s that a proof takes; "
+                "only a rehearsal (proof.rehearsal) may shorten it"
+            )
+        return self
 
 
 DEFAULT_UPSTREAMS: tuple[Upstream, ...] = (

@@ -55,7 +55,7 @@ def plan(proof: Proof) -> Plan:
     """The measure of this proof. A hold shorter than required is a rehearsal, whatever comes out."""
     return Plan(
         hold=proof.hold,
-        rehearsal=proof.hold < proof.required,
+        rehearsal=proof.rehearsal or proof.hold < proof.required,
         sample=min(proof.sample, proof.hold / 3),
         most=3 * proof.hold + 600,
     )

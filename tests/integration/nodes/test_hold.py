@@ -68,7 +68,7 @@ async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60) -> World:
     )
     old = cast_of.world
     gitea = old.sovereign.gitea.model_copy(update={"login": Login(username="u", password_file=secret)})
-    proof = Proof(hold=hold, lease=8, sample=1, connect_timeout=0.5)
+    proof = Proof(hold=hold, rehearsal=True, lease=8, sample=1, connect_timeout=0.5)
     sovereign = old.sovereign.model_copy(update={"gitea": gitea, "proof": proof})
     nothing = cast(Any, None)
     return World(sovereign, old.cluster, cast(Any, SlowGit()), nothing, nothing, old.registries, old.nodes)

@@ -32,10 +32,10 @@ def test_a_good_file_is_read(good: Path) -> None:
 
 def test_the_environment_overrides_the_file(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTOVER_NATS__URL", "nats://127.0.0.1:2")
-    monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__HOLD", "10")
+    monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__HOLD", "700")
     loaded = load(good)
     assert loaded.nats.url == "nats://127.0.0.1:2"
-    assert loaded.sovereign.proof.hold == 10
+    assert loaded.sovereign.proof.hold == 700
     assert loaded.sovereign.fqdn == "sovereign.test"
 
 
@@ -72,3 +72,18 @@ def test_a_file_that_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_known_secrets_are_taken_out_of_texts(good: Path) -> None:
     assert redactor(load(good))("401 for u:correct-horse@host") == "401 for u:***@host"
+
+
+@pytest.mark.parametrize("setting", ["HOLD", "REQUIRED"])
+def test_only_a_rehearsal_may_hold_for_less_than_ten_minutes(
+    good: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv(f"CUTOVER_SOVEREIGN__PROOF__{setting}", "10")
+    with pytest.raises(ConfigurationError, match=r"sovereign\.proof"):
+        load(good)
+
+
+def test_a_rehearsal_says_that_it_is_one(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__HOLD", "10")
+    monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__REHEARSAL", "true")
+    assert load(good).sovereign.proof.rehearsal

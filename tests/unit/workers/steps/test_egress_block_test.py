@@ -40,9 +40,9 @@ def found(upstream: bool, local: bool) -> canaries.Sample:
 
 
 def test_a_shortened_hold_is_a_rehearsal_and_never_the_proof() -> None:
-    assert step.plan(Proof(hold=10)).rehearsal
+    assert step.plan(Proof(hold=10, rehearsal=True)).rehearsal
     assert not step.plan(Proof()).rehearsal
-    assert step.plan(Proof(hold=10)).sample <= 10 / 3
+    assert step.plan(Proof(hold=10, rehearsal=True)).sample <= 10 / 3
 
 
 def test_every_upstream_host_is_a_target_docker_hub_where_it_really_answers() -> None:
