@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_the_log_that_it_leaves_is_named_whole_and_marks_the_rehearsal(kept: tup
     proof = kinds(exported(file), facts.StepSucceeded)[-1]
     assert proof.step == "egress-block-test"
     assert proof.result["rehearsal"]
+
+
+def test_it_leaves_a_certificate_that_says_rehearsal_and_checks_without_the_sovereign(
+    kept: tuple[Path, Said], tmp_path: Path
+) -> None:
+    directory, said = kept
+    names = ("certificate.json", "log.jsonl", "certificate.pub")
+    certificate, log, key = (Path(shutil.copy(directory / name, tmp_path / name)) for name in names)
+    check = ("verify", "--certificate", str(certificate), "--log", str(log), "--key", str(key))
+    assert str(directory / "certificate.json") in said.text
+    held = cutover(*check)
+    assert held.code == 0, held.text
+    assert "rehearsal" in held.text
+    told = json.loads(cutover(*check, "--output", "json").text)["statement"]["predicate"]
+    assert told["tethers"]["after"] == {"clean": True, "findings": []}
+    log.write_bytes(log.read_bytes().replace(b'"operator": "', b'"operator": "not ', 1))
+    assert cutover(*check).code == 4
 
 
 def test_one_changed_word_in_any_fact_of_the_log_is_found(kept: tuple[Path, Said], tmp_path: Path) -> None:
