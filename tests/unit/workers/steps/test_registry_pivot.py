@@ -104,7 +104,7 @@ def test_without_a_project_for_the_probes_host_the_step_says_which_setting_is_mi
 def test_a_node_that_pulled_what_only_upstream_has_is_named() -> None:
     good = pod({"waiting": {"reason": "ErrImagePull"}}, "upstream", "n1")
     leak = pod({"terminated": {"exitCode": 0}}, "upstream", "n2")
-    seen = {p["metadata"]["name"]: p for p in (good, leak)}
+    seen = {pods.key_of(p): p for p in (good, leak)}
     with pytest.raises(Stuck, match=r"PullsStillUpstream.*n2"):
         pulls._check_upstream(seen, [good, leak], "ghcr.io/x:y")
 
@@ -112,7 +112,7 @@ def test_a_node_that_pulled_what_only_upstream_has_is_named() -> None:
 def test_a_negative_pull_that_never_ran_is_not_a_refusal() -> None:
     waiting = pod({}, "upstream", "n1")
     with pytest.raises(Wait, match="NegativePullUndecided"):
-        pulls._check_upstream({waiting["metadata"]["name"]: waiting}, [waiting], "ghcr.io/x:y")
+        pulls._check_upstream({pods.key_of(waiting): waiting}, [waiting], "ghcr.io/x:y")
     with pytest.raises(Wait, match="NegativePullUndecided"):
         pulls._check_upstream({}, [waiting], "ghcr.io/x:y")
 
@@ -120,7 +120,7 @@ def test_a_negative_pull_that_never_ran_is_not_a_refusal() -> None:
 def test_a_local_pull_that_failed_is_told_in_the_kubelets_words() -> None:
     failed = pod({"waiting": {"reason": "ErrImagePull", "message": "401 Unauthorized"}})
     with pytest.raises(Stuck, match="401 Unauthorized"):
-        pulls._check_local({failed["metadata"]["name"]: failed}, [failed], "ghcr.io/x:y")
+        pulls._check_local({pods.key_of(failed): failed}, [failed], "ghcr.io/x:y")
 
 
 def test_a_probe_pod_is_bound_to_its_node_and_carries_the_fencing_token() -> None:
