@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from events.log import Entry
 from events.subjects import JOURNAL
 from sandbox.box import Box
 from sandbox.crew import Crew, Lost
+from sandbox.scenarios import SCENARIOS as PROOFS
+from sandbox.scenarios import Scenario, near_the_proof
 from sandbox.settling import Unsettled
 from schemas.events import Audited, Requested
 from workers import certify
@@ -42,9 +44,8 @@ SCENARIOS = {
     "gitea-out-of-reach": "flux-gitrepository-patch",
     "harbor-out-of-reach": "helmrepo-patches",
     "deaf-chart": "catalyst-api-env-patch",
-    "policy-not-applied": "egress-block-test",
 }
-"""Named failures from the field -> the step that must notice."""
+"""Named failures from the field -> the step that must notice; those of the proof are in `sandbox.scenarios`."""
 SETTLED = 15.0  # seconds for the projector to show the log's end
 
 
@@ -57,6 +58,7 @@ class Plan:
     tree: Path | None
     hold: float
     fail: Step | None
+    scenario: Scenario | None
     heal: bool
     by_hand: bool
     workers: int
@@ -102,7 +104,9 @@ def _step(_ctx: click.Context, _param: click.Parameter, word: str | None) -> Ste
     help="How long egress is blocked. Shorter than 600 it is a rehearsal, never the proof.",
 )  # fmt: skip
 @click.option("--fail", "fail", metavar="STEP", callback=_step, help="Make this step (slug or number) fail for real.")
-@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="Stage a failure from the field by its name.")
+@click.option(
+    "--scenario", type=click.Choice(sorted([*SCENARIOS, *PROOFS])), help="Stage a failure from the field by its name."
+)
 @click.option("--heal/--no-heal", default=True, show_default=True, help="After a staged failure: undo it, ask again.")
 @click.option("--by-hand", is_flag=True, help="Ask for nothing: wait until you publish the request yourself.")
 @click.option("--workers", type=click.IntRange(1, 8), default=1, show_default=True, help="Worker processes.")
@@ -128,12 +132,15 @@ def rehearse(
     if scenario:
         if fail:
             raise click.UsageError("--fail and --scenario both stage a failure; give one")
-        fail = flow.BY_SLUG[SCENARIOS[scenario]]
+        if scenario in SCENARIOS:
+            fail = flow.BY_SLUG[SCENARIOS[scenario]]
+        elif PROOFS[scenario].verdict:
+            fail = flow.LAST
     # Settings in the caller's environment are those of a real Sovereign; a rehearsal must not touch it.
     for name in [name for name in os.environ if name.startswith("CUTOVER_")]:
         del os.environ[name]
     directory = keep or Path(tempfile.mkdtemp(prefix="sovereign-"))
-    plan = Plan(directory.resolve(), repo, tree, hold, fail, heal, by_hand, workers, plain)
+    plan = Plan(directory.resolve(), repo, tree, hold, fail, PROOFS.get(scenario or ""), heal, by_hand, workers, plain)
     console = Console(highlight=False)
     outcome = run(_rehearse(plan, console))
     _end(plan, outcome, console)
@@ -164,16 +171,20 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
         Crew.at_work(box.settings_file, box.directory, plan.workers) as crew,
     ):
         await stream.ensure()
-        if plan.fail is not None:
+        if plan.scenario is not None:
+            _say(console, f"Near the proof: {plan.scenario.tells}. It must end in {plan.scenario.verdict or 'success'}")
+        elif plan.fail is not None:
             _say(console, f"Staged for {plan.fail.slug}: {await box.fail(plan.fail.slug)}")
         else:
             await box.heal()  # of what an earlier rehearsal staged here
-        state = await (_by_hand if plan.by_hand else _run)(settings, stream, crew, plan, console)
+        async with near_the_proof(box, stream, plan.scenario) if plan.scenario else nullcontext():
+            state = await (_by_hand if plan.by_hand else _run)(settings, stream, crew, plan, console)
         if (
             plan.fail is not None
             and not plan.by_hand
             and state.run is not None
             and state.run.failed_step == plan.fail.slug
+            and (plan.scenario is None or state.run.reason == plan.scenario.verdict)
         ):
             staged = plan.fail
             _tell_failure(state, console)

@@ -11,6 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from events import flow
+from events.fold import State, evolve
+from events.jetstream import JetStreamLog
 from sandbox import charts, seed
 from sandbox.catalogue import CHARTS
 from sandbox.controllers.api import (
@@ -76,6 +79,28 @@ async def played(box: Box, scenario: Scenario) -> AsyncIterator[None]:
         if scenario.heal is not None:
             await scenario.heal(box)
         box.enforcer.judge()
+
+
+@asynccontextmanager
+async def near_the_proof(box: Box, stream: JetStreamLog, scenario: Scenario) -> AsyncIterator[None]:
+    """Staged when the last step before the proof begins: earlier, a step would mend it; later is too late."""
+    last = await stream.last()
+
+    async def play(since: int) -> None:
+        state = State()
+        async for entry in stream.follow(0):
+            state = evolve(state, entry)
+            run = state.run
+            if entry.seq > since and run is not None and run.step(flow.STEPS[-2].slug).result == "running":
+                async with played(box, scenario):
+                    await asyncio.Event().wait()
+
+    playing = asyncio.create_task(play(last.seq if last else 0))
+    try:
+        yield
+    finally:
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
 
 
 async def _in_the_hold(box: Box, act: Act, turn: int) -> None:

@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from acceptance_scene import in_one_task
+from acceptance_scene import cutover, exported, in_one_task, kinds, status
 
 from events import flow
 from events.jetstream import JetStreamLog
 from sandbox.box import Box
 from sandbox.scenarios import SCENARIOS, played
+from schemas import events as facts
 from schemas.progress import Progress
 from schemas.results import EgressProven
 from workers.adapters.cluster import Cluster
@@ -245,3 +247,13 @@ async def test_a_gap_in_watching_restarts_the_clock(sovereign: Sovereign, monkey
     monkeypatch.setattr(health.FluxWatch, "gap", nothing)
     async with played(sovereign.box, SCENARIOS["watch-gap"]):
         assert (await sovereign.prove()).restarts == 0
+
+
+def test_a_rehearsal_stages_the_scenario_near_the_proof_and_shows_the_way_out(tmp_path: Path) -> None:
+    said = cutover("rehearse", "--keep", str(tmp_path), "--hold", "3", "--scenario", "hidden-tether", timeout=200)
+    assert said.code == 0, said.text
+    assert "Failed as staged, at egress-block-test: NotGreenUnderBlock" in said.text
+    assert "license.openova.io" in said.text
+    failed, *_ = kinds(exported(tmp_path / "log.jsonl"), facts.StepFailed)
+    assert (failed.step, failed.reason) == ("egress-block-test", "NotGreenUnderBlock")
+    assert status(tmp_path)["cutoverComplete"] == "true"

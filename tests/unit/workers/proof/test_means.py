@@ -1,0 +1,121 @@
+"""The means: which is chosen where, what each says, and that evidence does not grow with the nodes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sandbox.network import Host, Identity
+from sandbox.policy import Policies, pod_may
+from schemas.results import Canary
+from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NAMESPACE, NETWORK_POLICY, Kind
+from workers.adapters.firewall import PRIVATE
+from workers.errors import Stuck
+from workers.proof import means
+from workers.proof.canaries import Sample, posts
+from workers.proof.means import cluster_policy, network_policy
+from workers.proof.means.terms import Terms
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TERMS = Terms("p", ("203.0.113.0/24",), NOW, 7, "m")
+ALLOW_EGRESS: dict[str, Any] = {
+    "metadata": {"name": "allow-egress", "namespace": "flux-system"},
+    "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]},
+}
+
+
+class Serving:
+    """A cluster that serves some kinds and holds some objects."""
+
+    def __init__(self, *kinds: Kind, policies: tuple[Any, ...] = (), cilium: dict[str, str] | None = None) -> None:
+        self._kinds, self._policies, self._cilium = kinds, policies, cilium
+
+    async def served(self, kind: Kind) -> bool:
+        return kind in self._kinds
+
+    async def list(self, kind: Kind, *_: Any, **__: Any) -> list[Any]:
+        return {NETWORK_POLICY: list(self._policies), NAMESPACE: [{"metadata": {"name": "a"}}]}[kind]
+
+    async def get(self, kind: Kind, name: str, _namespace: str) -> Any:
+        assert (kind, name) == (CONFIG_MAP, "cilium-config")
+        return None if self._cilium is None else {"data": self._cilium}
+
+
+async def chosen(cluster: Any) -> str:
+    return (await means.choose(cluster, ())).kind.kind
+
+
+async def test_the_strongest_means_that_is_served_is_taken() -> None:
+    everything = (CILIUM_CLUSTERWIDE_POLICY, cluster_policy.CLUSTER_NETWORK_POLICY, NETWORK_POLICY)
+    assert await chosen(Serving(*everything)) == "CiliumClusterwideNetworkPolicy"
+    assert await chosen(Serving(*everything[1:])) == "ClusterNetworkPolicy"
+    assert await chosen(Serving(*everything[2:])) == "NetworkPolicy"
+
+
+async def test_network_policies_hold_nothing_where_another_one_allows_egress() -> None:
+    with pytest.raises(Stuck, match=r"CannotBlock.*flux-system/allow-egress"):
+        await chosen(Serving(NETWORK_POLICY, policies=(ALLOW_EGRESS,)))
+
+
+@pytest.mark.parametrize("config", [{"policy-audit-mode": "true"}, {"enable-policy": "never"}])
+async def test_a_cilium_that_denies_nothing_is_no_means_at_all(config: dict[str, str]) -> None:
+    with pytest.raises(Stuck, match="CannotBlock"):
+        await chosen(Serving(CILIUM_CLUSTERWIDE_POLICY, NETWORK_POLICY, cilium=config))
+
+
+def test_a_policy_is_wide_only_when_it_reaches_beyond_what_stays_open() -> None:
+    def to(*cidrs: str) -> dict[str, Any]:
+        rule = {"to": [{"ipBlock": {"cidr": c}} for c in cidrs]}
+        return {"metadata": {"name": "x", "namespace": "y"}, "spec": {"egress": [rule]}}
+
+    assert network_policy.lets_out([to("10.1.0.0/16")], PRIVATE) == []
+    assert network_policy.lets_out([to("10.1.0.0/16", "0.0.0.0/0")], PRIVATE) == ["y/x"]
+    assert network_policy.lets_out([to("::/0")], PRIVATE) == ["y/x"]
+    assert network_policy.lets_out([network_policy.policy(TERMS, "y")], PRIVATE) == [], "our own is not another's"
+
+
+UPSTREAM = Host("ghcr.io", 1, False, "198.51.100.10")
+LOCAL = Host("gitea-http.gitea.svc.cluster.local:3000", 1, True, "10.43.0.11")
+
+
+def test_network_policies_alone_hold_until_somebody_elses_is_added() -> None:
+    pod = Identity("pod", "source-controller", "flux-system")
+    ours = network_policy.policy(TERMS, "flux-system")
+    assert not pod_may(Policies(network=(ours,)), pod, UPSTREAM)
+    assert pod_may(Policies(network=(ours,)), pod, LOCAL)
+    assert pod_may(Policies(network=(ours, ALLOW_EGRESS)), pod, UPSTREAM)
+
+
+def test_the_cluster_policy_opens_before_it_denies_and_no_rule_is_too_long() -> None:
+    many = Terms("p", tuple(f"203.0.113.{n}/32" for n in range(60)), NOW, 7, "m")
+    rules = cluster_policy.policy(many)["spec"]["egress"]
+    assert [r["action"] for r in rules[:-1]] == ["Accept"] * (len(rules) - 1)
+    assert rules[-1] == {"name": "world", "action": "Deny", "to": [{"networks": ["0.0.0.0/0", "::/0"]}]}
+    listed = [r["to"][0]["networks"] for r in rules if "networks" in r["to"][0]]
+    assert max(map(len, listed)) <= 25
+    assert {n for part in listed[:-1] for n in part} == {*PRIVATE, *many.allow}
+
+
+def test_where_others_have_policies_a_canary_of_its_own_is_sent() -> None:
+    sent = posts(("n1", "n2"), "home", ("flux-system", "home", "tenant"))
+    assert [(p.node, p.network) for p in sent[:4]] == [("n1", "pod"), ("n1", "host"), ("n2", "pod"), ("n2", "host")]
+    assert [(p.namespace, p.network) for p in sent[4:]] == [
+        ("flux-system", "pod/flux-system"),
+        ("tenant", "pod/tenant"),
+    ]
+
+
+def test_evidence_of_fifty_nodes_is_as_long_as_of_three() -> None:
+    def counts(nodes: int) -> Any:
+        found = tuple(
+            Canary(node=f"n{n}", network=network, host=host, reached=(n == 0 and host == "h1"))
+            for n in range(nodes)
+            for network in ("pod", "host")
+            for host in ("h1", "h2")
+        )
+        return Sample(found, ()).counts("bite")
+
+    assert len(counts(50)) == len(counts(3)) == 4
+    assert {(c.network, c.host): (c.asked, c.reached) for c in counts(50)}["pod", "h1"] == (50, 1)
