@@ -61,7 +61,7 @@ class Git:
             have = await self.ls_remote(local)
             contains = await self._contains(cache, local, found, have)
             todo = plan(found, have, lambda old, new: (old, new) in contains)
-            await self._push(cache, local, todo.push)
+            await self._push(cache, local, todo.push, found, have)
             after = await self.ls_remote(local)
             for ref, sha in todo.push.items():
                 if after.get(ref) != sha:
@@ -141,8 +141,24 @@ class Git:
                 related.add((old, new))
         return frozenset(related)
 
-    async def _push(self, cache: Path, local: Remote, refs: Mapping[str, str]) -> None:
-        for batch in _batches([f"{sha}:{ref}" for ref, sha in refs.items()]):
+    async def _push(
+        self, cache: Path, local: Remote, refs: Mapping[str, str], found: Mapping[str, str], have: Mapping[str, str]
+    ) -> None:
+        """Few by name; many in one push by pattern: each push costs a round.
+
+        A pattern takes all that the cache has, so what stays away leaves the cache's list first (its objects stay):
+        git push 2.39 does not heed `^ref` beside a pattern.
+        """
+        named = [f"{sha}:{ref}" for ref, sha in refs.items() if found.get(ref) != sha]
+        away = [ref for ref, sha in found.items() if ref not in refs and have.get(ref) != sha]
+        if len(refs) > BATCH >= len(away):
+            patterns = [f"{_FOUND}{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
+            for ref in away:
+                await self._run(cache, f"--git-dir={cache}", "update-ref", "-d", f"{_FOUND}{ref.removeprefix('refs/')}")
+            await self._pushed(cache, local, *patterns, git_dir=cache)
+        else:
+            named = [f"{sha}:{ref}" for ref, sha in refs.items()]
+        for batch in _batches(named):
             await self._pushed(cache, local, *batch, git_dir=cache)
 
     async def _pushed(self, at: Path, remote: Remote, *specs: str, git_dir: Path) -> None:
