@@ -16,7 +16,6 @@ from urllib.parse import quote
 import anyio
 import orjson
 from aiohttp import ClientConnectorCertificateError, ClientError, ClientResponse, ClientTimeout
-from kubernetes_asyncio import client, config
 
 from workers.adapters.cluster_answers import *  # noqa: F403  one name for callers: `cluster.Conflict`
 from workers.adapters.cluster_answers import (
@@ -34,6 +33,7 @@ from workers.adapters.cluster_answers import (
 )
 from workers.adapters.cluster_kinds import *  # noqa: F403  one name for callers: `cluster.SECRET`
 from workers.adapters.cluster_kinds import Changes, Kind, Object, Objects, Seen, key_of
+from workers.adapters.kubernetes_client import ApiClient, Configuration, config
 from workers.errors import Stuck, Wait
 
 MERGE = "application/merge-patch+json"
@@ -52,7 +52,7 @@ SYNCED, LOST = "SYNCED", "LOST"
 class Cluster:
     """One API server, with our field manager on every write."""
 
-    def __init__(self, api: client.ApiClient, field_manager: str) -> None:
+    def __init__(self, api: ApiClient, field_manager: str) -> None:
         self._api = api
         self._manager = field_manager
         self._versions: dict[str, str] = {}
@@ -62,7 +62,7 @@ class Cluster:
     @asynccontextmanager
     async def open(cls, *, kubeconfig: Path | None, field_manager: str) -> AsyncIterator[Cluster]:
         """A connection for as long as the block lasts. No kubeconfig: the Pod's own service account."""
-        settings = client.Configuration()
+        settings = Configuration()
         try:
             if kubeconfig is None:
                 config.load_incluster_config(  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ class Cluster:
         except (config.ConfigException, OSError) as error:
             whence = "the Pod's service account" if kubeconfig is None else str(kubeconfig)
             raise Stuck("KubeconfigUnusable", f"{whence}: {error}") from error
-        api = client.ApiClient(settings)
+        api = ApiClient(settings)
         try:
             yield cls(api, field_manager)
         finally:
