@@ -215,6 +215,7 @@ def test_a_cluster_without_nodes_proves_nothing() -> None:
     seen = clean_cluster()
     seen.objects[NODE] = []
     assert audited(seen).unreadable
+    assert not audited(seen).clean, "what nobody could read is never a pass"
 
 
 def test_a_plan_that_is_no_plan_is_told() -> None:
