@@ -13,10 +13,11 @@ import pytest
 from schemas.nodes import Mirror, NodePlan, NodeReport
 from workers.adapters.cluster_kinds import CONFIG_MAP, DEPLOYMENT, GIT_REPOSITORY, HELM_REPOSITORY, NODE, POD, SECRET
 from workers.adapters.containerd import plan_digest
+from workers.audit import finding as kinds
 from workers.audit import report
 from workers.audit.finding import Audit, Severity
 from workers.audit.rules import Judge, node_fault
-from workers.audit.survey import Inventory, judged, workloads
+from workers.audit.survey import Inventory, judged, unread, workloads
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps import registry_pivot
 
@@ -215,7 +216,13 @@ def test_a_cluster_without_nodes_proves_nothing() -> None:
     seen = clean_cluster()
     seen.objects[NODE] = []
     assert audited(seen).unreadable
-    assert not audited(seen).clean, "what nobody could read is never a pass"
+
+
+def test_what_nobody_could_read_is_never_a_pass() -> None:
+    found = Audit(AT, (unread(kinds.GIT, "GitRepository", "all of them", "403"),))
+    assert not found.clean
+    assert not found.fact().clean
+    assert found.left(1)
 
 
 def test_a_plan_that_is_no_plan_is_told() -> None:
