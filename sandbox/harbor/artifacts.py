@@ -32,6 +32,7 @@ class Artifacts:
         router.add_delete(f"{project}/{{repository}}/artifacts/{{reference}}", self._delete)
 
     async def _repositories(self, request: web.Request) -> web.Response:
+        self._core.retain()
         project = found_project(self._core, request, self._core.caller(request))
         names = self._core.repositories(project.name)
         return page_of(request, [self._repository_view(n, project.project_id) for n in names])
@@ -68,6 +69,7 @@ class Artifacts:
         return web.Response()
 
     def _found(self, request: web.Request) -> tuple[str, int]:
+        self._core.retain()
         project = found_project(self._core, request, self._core.caller(request))
         short = unquote(request.match_info["repository"])
         name = f"{project.name}/{short}"

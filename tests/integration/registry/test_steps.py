@@ -21,8 +21,11 @@ from sandbox.registry import Fault, Wrong
 from schemas.progress import Progress
 from schemas.results import Prewarmed, ProjectsReady
 from tests.integration.registry.conftest import PASSWORD, QUICK
+from workers import needs
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
+from workers.audit.finding import Finding, Severity
+from workers.audit.kept import forgotten
 from workers.errors import Stuck, Wait
 from workers.sovereign import Mode, Sovereign
 from workers.steps import harbor_prewarm, harbor_projects
@@ -459,3 +462,56 @@ async def test_a_week_without_pulls_empties_a_proxy_with_its_retention_and_nothi
     async with stage.api() as api:
         path = "/projects/proxy-xpkg/repositories/crossplane-contrib%252Fprovider-hcloud/artifacts"
         assert (await api.get(path)).json(), "step 2 took the retention away"
+
+
+# scenario proxy-forgets
+
+
+def with_retention(stage: Stage, project: str) -> None:
+    """Somebody puts Harbor's own policy for proxy projects back."""
+    core = stage.site.harbor._core
+    core._retain(core.state.projects[project])
+
+
+async def audited(stage: Stage) -> list[Finding]:
+    async with stage.world() as world:
+        listed, _ = needs.listing(stage.sovereign, (await needs.gather(world)).found)
+        return await forgotten(world, listed)
+
+
+async def test_seven_days_later_a_proxy_has_forgotten_and_the_audit_says_what_and_why(stage: Stage) -> None:
+    as_proxy(stage, "xpkg.upbound.io")
+    await stage.projects()
+    await _prewarmed(stage)
+    assert await audited(stage) == []
+    with_retention(stage, "proxy-xpkg")
+    stage.site.clock.skip(timedelta(days=8))
+    async with stage.api() as api:
+        await api.get("/projects/proxy-xpkg/repositories/crossplane-contrib%252Fprovider-hcloud/artifacts")
+    found = {f.name: f for f in await audited(stage)}
+    local = "proxy-xpkg/crossplane-contrib/provider-hcloud:v0.4.0"
+    assert set(found) == {local, "proxy-xpkg"}
+    assert found[local].severity is Severity.EXTERNAL
+    assert found[local].owner == "live: Provider p"
+    assert "retention policy" in found["proxy-xpkg"].field
+    assert stage.site.harbor.store.tags("proxy-xpkg/crossplane-contrib/provider-hcloud") == {}
+
+
+async def test_seven_days_later_hosted_projects_hold_everything(stage: Stage) -> None:
+    await stage.projects()
+    result = await stage.prewarm()
+    stage.site.clock.skip(timedelta(days=8))
+    async with stage.api() as api:
+        await api.get("/projects/proxy-xpkg/repositories/crossplane-contrib%252Fprovider-hcloud/artifacts")
+    assert await audited(stage) == []
+    again = await stage.prewarm()
+    assert (again.changes, again.references) == (0, result.references)
+
+
+async def test_a_harbor_that_cannot_be_asked_is_a_finding_and_no_pass(stage: Stage) -> None:
+    await stage.projects()
+    await stage.prewarm()
+    stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/artifacts/", status=502, times=None))
+    found = await audited(stage)
+    assert found
+    assert {f.severity for f in found} == {Severity.UNREADABLE}
