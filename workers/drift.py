@@ -107,7 +107,8 @@ class _Watch:
         last, seq = await self._last(run.accepted)
         if last is not None and same(last, fact):
             return
-        draft = self.scribe.run(run, f"audited.{seq}.{digest(fact)[:12]}", fact)
+        # The worker in the id: of two that found the same, the journal takes one and tells the other so.
+        draft = self.scribe.run(run, f"audited.{seq}.{digest(fact)[:12]}.{self.scribe.worker}", fact)
         await self.journal.append(draft, if_seq=state.seq)
         log.log(logging.INFO if fact.clean else logging.WARNING, "audited: %s", told(fact))
 
