@@ -85,6 +85,22 @@ async def test_an_index_arrives_whole_with_children_attestations_signatures_and_
     assert meter.moved == meter.shown == plan.bytes_to_move
 
 
+async def test_signatures_and_sboms_of_each_platform_come_along_and_what_refers_to_those(ready: Any) -> None:
+    store = ready.upstream["ghcr.io"].store
+    digest = publish(store, IMAGE)
+    publisher = Publisher(store, "fluxcd/source-controller")
+    child = store.manifest("fluxcd/source-controller", digest).document["manifests"][0]["digest"]
+    publisher._cosign(child)
+    publisher._sbom(child)
+    [sbom] = store.referrers("fluxcd/source-controller", child)
+    publisher._cosign(sbom.digest)
+    await copied(ready.sovereign(), [IMAGE])
+    local = "proxy-ghcr/fluxcd/source-controller"
+    tags = ready.harbor.store.tags(local)
+    assert {f"{d.replace(':', '-')}.sig" for d in (digest, child, sbom.digest)} <= set(tags)
+    assert [m.digest for m in ready.harbor.store.referrers(local, child)] == [sbom.digest]
+
+
 async def test_a_second_run_moves_nothing_and_asks_no_upstream(ready: Any) -> None:
     publish(ready.upstream["ghcr.io"].store, IMAGE)
     await copied(ready.sovereign(), [IMAGE])
