@@ -43,6 +43,7 @@ CACHED = next(c for c in CHARTS if c.name == "bp-loki")
 UPGRADED = "bp-mimir"
 AWAY = "quay.io"
 OPEN_NODE = "worker-2"
+ACTED = 5.0  # seconds after the proof for an act to be over
 SHARED_ADDRESS = "100.64.7.7"
 """In a range that the block leaves open (RFC 6598), as a provider's own proxies are."""
 
@@ -72,6 +73,9 @@ async def played(box: Box, scenario: Scenario) -> AsyncIterator[None]:
         if scenario.during is not None:
             acting = asyncio.create_task(_in_the_hold(box, scenario.during, scenario.at))
         yield
+        if acting is not None:
+            # A scenario that never acted has shown nothing, however the proof ended.
+            await asyncio.wait_for(acting, ACTED)
     finally:
         if acting is not None:
             acting.cancel()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from acceptance_scene import cutover, exported, in_one_task, kinds, status
+from acceptance_scene import exported, in_one_task, kinds, status, typed
 
 from events import flow
 from events.jetstream import JetStreamLog
@@ -34,6 +34,8 @@ from workers.world import Order, World
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 HOLD = 2.0
+LATE = {"reconcile-fails-in-minute-9": 6.0}
+"""What happens late needs a hold that has a late part, however slow the machine is."""
 
 
 @dataclass
@@ -48,18 +50,22 @@ class Sovereign:
     async def report(self, progress: Progress) -> None:
         self.said.append(progress)
 
-    async def prove(self) -> EgressProven:
+    async def prove(self, hold: float = HOLD) -> EgressProven:
         """Step 8 alone, as a new attempt."""
         self.token += 1
         order = Order("run-1", step8.__name__, self.token, self.token, datetime.now(UTC), {})
         async with asyncio.timeout(110):
-            return await step8.run(order, self.world, self.report)
+            return await step8.run(order, self._held(hold), self.report)
+
+    def _held(self, hold: float) -> World:
+        proof = self.world.sovereign.proof.model_copy(update={"hold": hold})
+        return replace(self.world, sovereign=self.world.sovereign.model_copy(update={"proof": proof}))
 
     async def verdict(self, name: str) -> str:
         """The reason with which step 8 ends in this scenario; empty when it succeeds. Nothing is left behind."""
         async with played(self.box, SCENARIOS[name]):
             try:
-                await self.prove()
+                await self.prove(LATE.get(name, HOLD))
             except Trouble as error:
                 reason = error.reason
             else:
@@ -249,8 +255,8 @@ async def test_a_gap_in_watching_restarts_the_clock(sovereign: Sovereign, monkey
         assert (await sovereign.prove()).restarts == 0
 
 
-def test_a_rehearsal_stages_the_scenario_near_the_proof_and_shows_the_way_out(tmp_path: Path) -> None:
-    said = cutover("rehearse", "--keep", str(tmp_path), "--hold", "3", "--scenario", "hidden-tether", timeout=200)
+async def test_a_rehearsal_stages_the_scenario_near_the_proof_and_shows_the_way_out(tmp_path: Path) -> None:
+    said = await typed("rehearse", "--keep", str(tmp_path), "--hold", "3", "--scenario", "hidden-tether", timeout=200)
     assert said.code == 0, said.text
     assert "Failed as staged, at egress-block-test: NotGreenUnderBlock" in said.text
     assert "license.openova.io" in said.text
