@@ -96,7 +96,12 @@ class cut_over:
         api: Cluster = await self._stack.enter_async_context(wiring.cluster(settings))
         inbox = Inbox(stream)
         following = asyncio.create_task(inbox.follow())
-        self._stack.callback(following.cancel)
+
+        async def follow_no_more() -> None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+        self._stack.push_async_callback(follow_no_more)
         world = await self._stack.enter_async_context(wiring.world(settings, api, inbox))
         found = Sovereign(box, world)
         results: dict[str, Any] = {}
