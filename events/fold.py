@@ -106,6 +106,8 @@ class State(NamedTuple):
     rehearsal: bool = False
     evidence_digest: str = ""
     nodes: dict[str, str] = _NONE
+    tethers: int | None = None
+    """Findings of the newest audit; None before the first."""
 
     @property
     def active(self) -> bool:
@@ -174,7 +176,13 @@ def _apply(state: State, event: Event, seq: int) -> State:
                         message=data.reason or "", steps=_stopped(run))  # fmt: skip
         return state._replace(run=ended)
     if isinstance(data, facts.Failed):
-        return state._replace(run=run._replace(phase="failed", finished_at=at, closed=True))
+        ended = run._replace(
+            phase="failed", finished_at=at, closed=True, failed_step=run.failed_step or data.step,
+            reason=run.reason or data.reason, message=run.message or data.message,
+        )  # fmt: skip
+        return state._replace(run=ended, complete=state.complete and data.step != LAST.slug)
+    if isinstance(data, facts.Audited):
+        return state._replace(run=run, tethers=len(data.findings))
     if run.phase == "cancelled":
         return state._replace(run=run)
     return _step_event(state._replace(run=run), run, event, data, seq, at)

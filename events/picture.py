@@ -32,6 +32,7 @@ def picture(state: State) -> dict[str, str]:
         "rehearsal": _flag(state.rehearsal) if state.complete else "",
         "evidenceDigest": state.evidence_digest,
         "holdSecondsRemaining": _hold(run),
+        "tethersFound": "" if state.tethers is None else str(state.tethers),
         "streamSequence": str(state.seq),
         "integrity": state.integrity,
         "integrityError": state.broken,

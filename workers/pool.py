@@ -65,6 +65,8 @@ class Pool:
     work: Mapping[str, Work]
     lease_seconds: float = 20.0
     limits: Limits = field(default_factory=Limits)
+    audit: Callable[[], Awaitable[facts.Audited]] | None = None
+    """The last look before `completed`; its finding stands in the journal."""
 
     async def serve(self) -> None:
         """Take triggers of our steps for ever."""
@@ -76,7 +78,7 @@ class Pool:
         async for delivery in self.stream.deliveries(step_durable(step.number)):
             try:
                 await self.handle(step, delivery)
-            except (LogUnavailable, Conflict) as error:
+            except (LogUnavailable, Conflict, Trouble) as error:
                 log.warning("%s: %s; the trigger will come again", step.slug, error)
                 await delivery.later(1.0)
 
@@ -241,9 +243,23 @@ class Pool:
             if run.step(following.slug).after != mine.token:
                 await self.stream.publish(self.scribe.trigger(run, following, mine.token))
         elif mine.result == "success" and not run.closed and all(run.succeeded(each) for each in flow.STEPS):
-            shortened = bool(getattr(mine.outcome, "rehearsal", False))
-            done = facts.Completed(evidence_digest=run.digest, rehearsal=shortened)
-            await self.journal.append(self.scribe.run(run, f"completed.{mine.token}", done))
+            await self._complete(run, step, mine)
+
+    async def _complete(self, run: Run, step: Step, mine: StepState) -> None:
+        """`completed`, when a last look finds no tether; else `failed`. Both rest on what stands in the journal."""
+        found = await self.audit() if self.audit else None
+        if found is not None:
+            name = f"audited.{mine.token}.{self.scribe.worker}.{self.journal.state.length}"
+            await self.journal.append(self.scribe.run(run, name, found))
+            run = self.journal.state.run or run
+        if found is not None and (left := tied(found)):
+            message = f"{len(left)} strings still tie the Sovereign; see `cutover audit`. First: {left[0]}"
+            ended = facts.Failed(step=step.slug, reason="TethersLeft", message=self.scribe.redact(message))
+            await self.journal.append(self.scribe.run(run, f"failed.{mine.token}", ended))
+            return
+        shortened = bool(getattr(mine.outcome, "rehearsal", False))
+        done = facts.Completed(evidence_digest=run.digest, rehearsal=shortened)
+        await self.journal.append(self.scribe.run(run, f"completed.{mine.token}", done))
 
 
 async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
@@ -253,6 +269,15 @@ async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
     except* Fenced as group:
         lease.lost = str(group.exceptions[0])
         scope.cancel()
+
+
+def tied(found: facts.Audited) -> list[str]:
+    """The findings that forbid completion: tethers 1 to 7, and whatever could not be read."""
+    return [
+        f"{row.get('place', '')} {row.get('field', '')}".strip()
+        for row in found.findings
+        if row.get("tether") in range(1, 8) or row.get("severity") == "unreadable"
+    ]
 
 
 def _results(run: Run, step: Step) -> dict[str, StepResult]:

@@ -114,9 +114,7 @@ def _drop(parsed: list[Any], document: int, path: Path) -> bool:
     parsed[document] = here = copy.deepcopy(parsed[document])
     for number, part in enumerate(path):
         in_mapping = isinstance(here, dict) and isinstance(part, str) and part in here
-        if not in_mapping and not (
-            isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here)
-        ):
+        if not in_mapping and not (isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here)):
             return False
         if number == len(path) - 1:
             del here[part]

@@ -20,6 +20,7 @@ from events.flow import SLUGS
 from events.jetstream import JetStreamLog
 from events.journal import Journal
 from events.log import LogUnavailable
+from schemas.events import Audited
 from schemas.nodes import NodeReport
 from schemas.results import StepResult
 from workers import admission, certify, drift, projector, watchman
@@ -28,6 +29,7 @@ from workers.adapters.git import Git
 from workers.adapters.gitea import GiteaApi
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
+from workers.audit import survey
 from workers.entrypoints.settings import Settings, redactor
 from workers.errors import Wait
 from workers.inbox import Inbox, publish_report
@@ -118,10 +120,19 @@ async def work(
         api = await stack.enter_async_context(cluster(settings))
         journal, writer, inbox = Journal(stream), scribe(settings), Inbox(stream)
         everything = await stack.enter_async_context(world(settings, api, inbox))
+        place = settings.status
+
+        async def named() -> str:
+            return (await certify.signer(api, place.namespace)).verifier.keyid
+
+        async def look() -> Audited:
+            return await survey.evidence(everything, await named())
+
         pool = Pool(
             stream, journal, writer, {slug: bound(slug, everything) for slug in steps},
             lease_seconds=settings.pace.lease,
             limits=Limits(waits=settings.pace.waits, blips=settings.pace.blips, total=settings.pace.total),
+            audit=look,
         )  # fmt: skip
         say(f"worker {writer.worker} serves {', '.join(steps) or 'no step'}")
         async with anyio.create_task_group() as tasks:
@@ -132,7 +143,6 @@ async def work(
                 tasks.start_soon(admission.serve, stream, journal, writer)
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
             if project:
-                place = settings.status
 
                 async def paint() -> None:
                     await projector.serve(journal, api, namespace=place.namespace, name=place.name)
@@ -146,9 +156,6 @@ async def work(
                     await watchman.serve(journal, lift, lease_seconds=settings.pace.lease)
 
                 tasks.start_soon(keep_watch)
-
-                async def named() -> str:
-                    return (await certify.signer(api, place.namespace)).verifier.keyid
 
                 tasks.start_soon(drift.serve, journal, everything, writer, named)
 
