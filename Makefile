@@ -10,7 +10,7 @@ REHEARSAL := $(if $(KEEP),--keep "$(KEEP)") $(if $(HOLD),--hold "$(HOLD)") $(if 
 	$(if $(TREE),--tree "$(TREE)") $(if $(FAIL),--fail "$(FAIL)") $(if $(SCENARIO),--scenario "$(SCENARIO)") \
 	$(if $(WORKERS),--workers "$(WORKERS)")
 
-.PHONY: help install rehearsal test check format schemas bench lock clean
+.PHONY: help install rehearsal test check format schemas bench bench-long lock clean
 
 help:
 	@echo "make install     Python packages into .venv, each checked by its hash"
@@ -18,7 +18,8 @@ help:
 	@echo "make test        all tests (ARGS=... goes to pytest)"
 	@echo "make check       format, lint, types, import contracts, stale schemas"
 	@echo "make schemas     write schemas/json and the AsyncAPI document again"
-	@echo "make bench       the two benchmarks, one JSON object each"
+	@echo "make bench       hop and replay, one JSON object each"
+	@echo "make bench-long  mirror, copy (about 1.1 GB, beside skopeo) and idle cost; some minutes"
 	@echo "make lock        pin the newest versions that pyproject.toml allows"
 
 install: $(STAMP)
@@ -55,6 +56,11 @@ schemas: install
 bench: install
 	@$(BIN)/python benchmarks/hop.py --json
 	@$(BIN)/python benchmarks/replay.py --json
+
+bench-long: install
+	@$(BIN)/python benchmarks/mirror.py --json
+	@$(BIN)/python benchmarks/prewarm.py --json
+	@$(BIN)/python benchmarks/idle.py --json
 
 # The cover lines stay ours; no index address is ever written.
 lock: install

@@ -19,6 +19,7 @@ from events.journal import Journal
 from events.log import Entry
 from events.subjects import ALL, REJECTED
 from sandbox.broker import Broker
+from schemas.events import Audited
 from schemas.results import (
     CatalystApiPivoted,
     EgressProven,
@@ -38,6 +39,7 @@ from workers.verdict import Limits
 from workers.world import Order, Report
 
 Step = Callable[[Order, Report], Awaitable[StepResult]]
+Audit = Callable[[], Awaitable[Audited]]
 
 
 def result(slug: str, changes: int = 1) -> StepResult:
@@ -94,18 +96,18 @@ class Bench:
     done: list[tuple[str, int]] = field(default_factory=list)
 
     async def worker(
-        self, work: dict[str, Step] | None = None, name: str = "w1", lease: float = 2.0
+        self, work: dict[str, Step] | None = None, name: str = "w1", lease: float = 2.0, audit: Audit | None = None
     ) -> asyncio.Task[None]:
         """Start a worker of all steps with admission; cancel the task to end it without farewell."""
-        task = asyncio.create_task(self._live(work or doing(self.done), name, lease))
+        task = asyncio.create_task(self._live(work or doing(self.done), name, lease, audit))
         self.tasks.append(task)
         return task
 
-    async def _live(self, work: dict[str, Step], name: str, lease: float) -> None:
+    async def _live(self, work: dict[str, Step], name: str, lease: float, audit: Audit | None) -> None:
         async with JetStreamLog.open(self.settings) as stream, anyio.create_task_group() as tasks:
             await stream.ensure()
             journal, scribe = Journal(stream), Scribe("sovereign.test", name, lambda text: text)
-            pool = Pool(stream, journal, scribe, work, lease_seconds=lease, limits=Limits(blips=2))
+            pool = Pool(stream, journal, scribe, work, lease_seconds=lease, limits=Limits(blips=2), audit=audit)
             tasks.start_soon(journal.tail)
             tasks.start_soon(pool.serve)
             tasks.start_soon(admission.serve, stream, journal, scribe)

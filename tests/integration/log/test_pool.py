@@ -16,6 +16,7 @@ from events.flow import SLUGS
 from events.fold import State
 from events.picture import picture
 from events.subjects import CANCEL, JOURNAL, REQUESTED
+from schemas.events import Audited
 from schemas.results import StepResult
 from workers.errors import Stuck, Wait
 from workers.world import Order, Report
@@ -232,3 +233,45 @@ async def test_a_restart_of_the_broker_in_mid_run_loses_nothing(bench: Bench, ho
     state = await bench.until(over, 20)
     assert state.complete
     assert [slug for slug, _ in bench.done] == list(SLUGS)
+
+
+@pytest.mark.parametrize(
+    ("finding", "complete"),
+    [
+        (None, True),
+        ({"tether": 3, "place": "HelmRepository flux-system/bp-x", "field": "spec.url"}, False),
+        ({"severity": "unreadable", "place": "Secret", "field": "all of them"}, False),
+        ({"tether": 8, "place": "Node n1", "field": "os mirrors"}, True),
+    ],
+)
+async def test_completion_rests_on_a_last_look(bench: Bench, finding: dict[str, Any] | None, complete: bool) -> None:
+    found = (finding,) if finding else ()
+
+    async def look() -> Audited:
+        return Audited(findings=found, clean=not found)
+
+    await bench.worker(audit=look)
+    await bench.send(REQUESTED, asked())
+    state = await bench.until(over)
+    shown = picture(state)
+    assert shown["cutoverComplete"] == ("true" if complete else "false")
+    assert shown["tethersFound"] == str(len(found))
+    if not complete:
+        assert shown["failedStep"] == "egress-block-test"
+        assert shown["lastError"].startswith("TethersLeft: 1 strings still tie")
+
+
+async def test_a_look_that_could_not_be_taken_is_taken_again(bench: Bench) -> None:
+    looks = 0
+
+    async def look() -> Audited:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise Wait("ApiServerUnavailable", "503")
+        return Audited(findings=(), clean=True)
+
+    await bench.worker(audit=look)
+    await bench.send(REQUESTED, asked())
+    assert (await bench.until(over)).complete
+    assert looks == 2
