@@ -114,7 +114,7 @@ async def test_by_hand_with_nats_and_with_our_own_words_and_again(tmp_path: Path
 
     verified = await shell("cutover verify box/log.jsonl", tmp_path)
     assert "whole:" in verified
-    assert len(exported(tmp_path / "box" / "log.jsonl")) > 100
+    assert len(exported(tmp_path / "box" / "log.jsonl")) > 2 * 8, "a claim and a result of each step, at least"
     # `install` has been made: these tests run from it.
     again = await shell(f"make -o install rehearsal KEEP={tmp_path}/box HOLD=3 BIN={Path(sys.executable).parent}", ROOT)
     assert "cutoverComplete=true" in again
