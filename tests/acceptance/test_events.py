@@ -150,7 +150,7 @@ async def test_a_request_typed_by_hand_runs_each_step_once_whatever_else_is_publ
 
     state = await stage.until(ended(seq), seconds=200)
     assert state.run is not None
-    assert state.run.phase == "succeeded", state.run
+    assert state.run.phase == "succeeded", (state.run.failed_step, state.run.reason, state.run.message)
     assert state.complete
     assert not state.broken
     assert await successes(stage, state.run.id) == list(SLUGS)
@@ -191,7 +191,7 @@ async def test_a_bare_trigger_of_step_one_begins_a_run_and_its_working_process_m
     state = await stage.until(ended(seq), seconds=200)
     assert state.run is not None
     taken = state.run.step("egress-block-test")
-    assert state.run.phase == "succeeded", state.run
+    assert state.run.phase == "succeeded", (state.run.failed_step, state.run.reason, state.run.message)
     assert taken.worker != claimed.worker
     assert taken.attempt == claimed.attempt + 1
     assert await successes(stage, state.run.id) == list(SLUGS)
@@ -213,7 +213,7 @@ async def test_killing_and_restarting_the_broker_in_the_middle_of_a_run_loses_no
     await stage.box.broker.restart()
     state = await stage.until(ended(head), seconds=200)
     assert state.run is not None
-    assert state.run.phase == "succeeded", state.run
+    assert state.run.phase == "succeeded", (state.run.failed_step, state.run.reason, state.run.message)
     assert await successes(stage, state.run.id) == list(SLUGS)
     verified = await stage.type("verify")
     assert verified.code == 0, verified.text
