@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def identity(pod: Object) -> Identity:
     return Identity("pod", meta["name"], meta.get("namespace", ""), labels)
 
 
-class Controller:
+class Controller(ABC):
     """Watches one kind; subclasses say what to do with one object and how soon to look again."""
 
     resource: Resource
@@ -73,11 +74,11 @@ class Controller:
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
 
+    @abstractmethod
     async def reconcile(self, obj: Object) -> float | None:
         """Bring one object closer to its spec; seconds after which to look again, None for never."""
-        raise NotImplementedError
 
-    def gone(self, obj: Object) -> None:
+    def gone(self, obj: Object) -> None:  # noqa: B027  most need not care
         """An object was deleted."""
 
     def wants(self, old: Object | None, new: Object) -> bool:
@@ -90,7 +91,7 @@ class Controller:
         self.mirrors[self.resource].listen(self._changed)
         self.extra()
 
-    def extra(self) -> None:
+    def extra(self) -> None:  # noqa: B027  most need not care
         """Listen to other kinds too."""
 
     async def stop(self) -> None:

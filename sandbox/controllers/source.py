@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -89,9 +90,9 @@ class Source(Controller):
         await self.publish(obj, {**seen, **status, "conditions": self._settled(obj, done)})
         return seconds(obj["spec"].get("interval"), self.default_interval)
 
+    @abstractmethod
     async def fetch(self, obj: Object, pod: Object) -> dict[str, Any]:
         """Status fields of a successful fetch, `reason` and `message` of Ready among them."""
-        raise NotImplementedError
 
     async def _failed(self, obj: Object, handled: Object, error: FetchFailed) -> None:
         text = str(error)
