@@ -48,7 +48,11 @@ async def test_an_export_gives_back_every_byte() -> None:
     assert all(orjson.loads(line)["seq"] for line in lines)
 
 
-@given(raw=st.binary(max_size=200), seq=st.integers(min_value=1), subject=st.text(min_size=1, max_size=30))
+@given(
+    raw=st.binary(max_size=200),
+    seq=st.integers(min_value=1, max_value=2**64 - 1),
+    subject=st.text(min_size=1, max_size=30),
+)
 def test_garbage_survives_an_export_too(raw: bytes, seq: int, subject: str) -> None:
     entry = Entry(seq, subject, raw)
     line = export.line(entry)
