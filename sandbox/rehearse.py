@@ -25,8 +25,7 @@ from events.log import Entry
 from events.subjects import JOURNAL
 from sandbox.box import Box
 from sandbox.crew import Crew, Lost
-from sandbox.scenarios import SCENARIOS as PROOFS
-from sandbox.scenarios import Scenario, near_the_proof
+from sandbox.scenarios import SCENARIOS, Scenario, near_its_step
 from sandbox.settling import Unsettled
 from schemas.events import Audited, Requested
 from workers import certify
@@ -36,16 +35,13 @@ from workers.entrypoints.asking import Comparison
 from workers.entrypoints.cli_common import CONTEXT, Broken, Failed, run
 from workers.entrypoints.settings import Settings, load
 
-SCENARIOS = {
+STAGED = {
     "upstream-git-refuses": "gitea-mirror",
     "project-of-the-wrong-kind": "harbor-projects",
     "image-denied": "harbor-prewarm",
-    "node-lags": "registry-pivot",
-    "gitea-out-of-reach": "flux-gitrepository-patch",
-    "harbor-out-of-reach": "helmrepo-patches",
     "deaf-chart": "catalyst-api-env-patch",
 }
-"""Named failures from the field -> the step that must notice; those of the proof are in `sandbox.scenarios`."""
+"""Names for what `--fail` stages -> the step that must notice; the others are in `sandbox.scenarios`."""
 SETTLED = 15.0  # seconds for the projector to show the log's end
 
 
@@ -105,7 +101,7 @@ def _step(_ctx: click.Context, _param: click.Parameter, word: str | None) -> Ste
 )  # fmt: skip
 @click.option("--fail", "fail", metavar="STEP", callback=_step, help="Make this step (slug or number) fail for real.")
 @click.option(
-    "--scenario", type=click.Choice(sorted([*SCENARIOS, *PROOFS])), help="Stage a failure from the field by its name."
+    "--scenario", type=click.Choice(sorted([*STAGED, *SCENARIOS])), help="Stage a failure from the field by its name."
 )
 @click.option("--heal/--no-heal", default=True, show_default=True, help="After a staged failure: undo it, ask again.")
 @click.option("--by-hand", is_flag=True, help="Ask for nothing: wait until you publish the request yourself.")
@@ -132,15 +128,17 @@ def rehearse(
     if scenario:
         if fail:
             raise click.UsageError("--fail and --scenario both stage a failure; give one")
-        if scenario in SCENARIOS:
-            fail = flow.BY_SLUG[SCENARIOS[scenario]]
-        elif PROOFS[scenario].verdict:
-            fail = flow.LAST
+        if scenario in STAGED:
+            fail = flow.BY_SLUG[STAGED[scenario]]
+        elif SCENARIOS[scenario].verdict:
+            fail = flow.BY_SLUG[SCENARIOS[scenario].step]
     # Settings in the caller's environment are those of a real Sovereign; a rehearsal must not touch it.
     for name in [name for name in os.environ if name.startswith("CUTOVER_")]:
         del os.environ[name]
     directory = keep or Path(tempfile.mkdtemp(prefix="sovereign-"))
-    plan = Plan(directory.resolve(), repo, tree, hold, fail, PROOFS.get(scenario or ""), heal, by_hand, workers, plain)
+    plan = Plan(
+        directory.resolve(), repo, tree, hold, fail, SCENARIOS.get(scenario or ""), heal, by_hand, workers, plain
+    )
     console = Console(highlight=False)
     outcome = run(_rehearse(plan, console))
     _end(plan, outcome, console)
@@ -172,12 +170,13 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
     ):
         await stream.ensure()
         if plan.scenario is not None:
-            _say(console, f"Near the proof: {plan.scenario.tells}. It must end in {plan.scenario.verdict or 'success'}")
+            act = plan.scenario
+            _say(console, f"Near {act.step}: {act.tells}. It must end in {act.verdict or 'success'}")
         elif plan.fail is not None:
             _say(console, f"Staged for {plan.fail.slug}: {await box.fail(plan.fail.slug)}")
         else:
             await box.heal()  # of what an earlier rehearsal staged here
-        async with near_the_proof(box, stream, plan.scenario) if plan.scenario else nullcontext():
+        async with near_its_step(box, stream, plan.scenario) if plan.scenario else nullcontext():
             state = await (_by_hand if plan.by_hand else _run)(settings, stream, crew, plan, console)
         if (
             plan.fail is not None

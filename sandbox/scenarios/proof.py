@@ -6,14 +6,8 @@ A verdict is the reason with which step 8 must fail; empty, when the proof must 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from events import flow
-from events.fold import State, evolve
-from events.jetstream import JetStreamLog
 from sandbox import charts, seed
 from sandbox.catalogue import CHARTS
 from sandbox.controllers.api import (
@@ -29,13 +23,12 @@ from sandbox.controllers.api import (
 from sandbox.controllers.conditions import REQUESTED_AT
 from sandbox.kubelet import RESOLVER
 from sandbox.policy import API_SERVER, CILIUM, CLUSTERWIDE
-from workers.proof.pods import TURN
+from sandbox.scenarios.scenario import Act, Scenario, until
 
 if TYPE_CHECKING:
     from sandbox.box import Box
 
 Object = dict[str, Any]
-Act = Callable[["Box"], Awaitable[None]]
 CALLED_HOME = "license.openova.io"
 TENANT = "tenant-acme"
 NEGATIVE = ("openova-io/cutover-negative", "upstream-only")
@@ -43,83 +36,8 @@ CACHED = next(c for c in CHARTS if c.name == "bp-loki")
 UPGRADED = "bp-mimir"
 AWAY = "quay.io"
 OPEN_NODE = "worker-2"
-ACTED = 5.0  # seconds after the proof for an act to be over
 SHARED_ADDRESS = "100.64.7.7"
 """In a range that the block leaves open (RFC 6598), as a provider's own proxies are."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What a person would see, how it comes about, and how it ends."""
-
-    tells: str
-    verdict: str
-    stage: Act | None = None
-    """Before step 8 begins."""
-    during: Act | None = None
-    """While the clock runs, at the canaries' turn `at`."""
-    heal: Act | None = None
-    at: int = 1
-
-
-@asynccontextmanager
-async def played(box: Box, scenario: Scenario) -> AsyncIterator[None]:
-    """Staged now, acted out once the clock runs, and healed at the end."""
-    acting: asyncio.Task[None] | None = None
-    try:
-        if scenario.stage is not None:
-            await scenario.stage(box)
-        box.enforcer.judge()
-        if scenario.during is not None:
-            acting = asyncio.create_task(_in_the_hold(box, scenario.during, scenario.at))
-        yield
-        if acting is not None:
-            # A scenario that never acted has shown nothing, however the proof ended.
-            await asyncio.wait_for(acting, ACTED)
-    finally:
-        if acting is not None:
-            acting.cancel()
-            await asyncio.gather(acting, return_exceptions=True)
-        if scenario.heal is not None:
-            await scenario.heal(box)
-        box.enforcer.judge()
-
-
-@asynccontextmanager
-async def near_the_proof(box: Box, stream: JetStreamLog, scenario: Scenario) -> AsyncIterator[None]:
-    """Staged when the last step before the proof begins: earlier, a step would mend it; later is too late."""
-    last = await stream.last()
-
-    async def play(since: int) -> None:
-        state = State()
-        async for entry in stream.follow(0):
-            state = evolve(state, entry)
-            run = state.run
-            if entry.seq > since and run is not None and run.step(flow.STEPS[-2].slug).result == "running":
-                async with played(box, scenario):
-                    await asyncio.Event().wait()
-
-    playing = asyncio.create_task(play(last.seq if last else 0))
-    try:
-        yield
-    finally:
-        playing.cancel()
-        await asyncio.gather(playing, return_exceptions=True)
-
-
-async def _in_the_hold(box: Box, act: Act, turn: int) -> None:
-    """The canaries' turn tells that the clock runs: nobody else in the box can see it."""
-    while not any((p["metadata"].get("labels") or {}).get(TURN) == f"s{turn}" for p in box.mirrors[PODS]):
-        await asyncio.sleep(0.05)
-    box.log("sandbox: the scenario acts")
-    await act(box)
-    box.enforcer.judge()
-
-
-async def _until(done: Callable[[], bool], limit: float = 20.0) -> None:
-    async with asyncio.timeout(limit):
-        while not done():
-            await asyncio.sleep(0.05)
 
 
 # --- the acts -------------------------------------------------------------------------------------------------
@@ -132,7 +50,7 @@ async def _calls_home(box: Box) -> None:
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     container |= {"command": ["call-home"], "args": [f"https://{CALLED_HOME}"]}
     await box.api.apply(DEPLOYMENTS, workload, "tenant")
-    await _until(lambda: any(_runs(p) for p in box.mirrors[PODS]))
+    await until(lambda: any(_runs(p) for p in box.mirrors[PODS]))
 
 
 def _runs(pod: Object) -> bool:
@@ -141,7 +59,7 @@ def _runs(pod: Object) -> bool:
 
 async def _tenant_leaves(box: Box) -> None:
     await box.api.delete(DEPLOYMENTS, "crm", TENANT)
-    await _until(lambda: not any(p["metadata"]["namespace"] == TENANT for p in box.mirrors[PODS]))
+    await until(lambda: not any(p["metadata"]["namespace"] == TENANT for p in box.mirrors[PODS]))
 
 
 async def _deaf(box: Box) -> None:
@@ -254,7 +172,7 @@ async def _source_is(box: Box, status: str) -> None:
         conditions = (found.get("status") or {}).get("conditions") or []
         return any(c["type"] == "Ready" and c["status"] == status for c in conditions)
 
-    await _until(so)
+    await until(so)
 
 
 async def _flap(box: Box) -> None:
@@ -296,7 +214,7 @@ async def _stray_package(box: Box) -> None:
         conditions = (found.get("status") or {}).get("conditions") or []
         return any(c["type"] == "Installed" and c["status"] == "True" for c in conditions)
 
-    await _until(settled)
+    await until(settled)
 
 
 async def _package_leaves(box: Box) -> None:

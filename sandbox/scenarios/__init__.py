@@ -1,0 +1,10 @@
+"""Failures from the field by name, each with the honest verdict that a rehearsal must end in."""
+
+from __future__ import annotations
+
+from sandbox.scenarios import proof
+from sandbox.scenarios.scenario import Scenario, near_its_step, played
+
+__all__ = ["SCENARIOS", "Scenario", "near_its_step", "played"]
+
+SCENARIOS: dict[str, Scenario] = {**proof.SCENARIOS}

@@ -1,0 +1,112 @@
+"""A scenario: what is staged when its step is near, or while it works, and the honest verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from events import flow
+from events.fold import State, evolve
+from events.jetstream import JetStreamLog
+from sandbox.controllers.api import PODS
+from workers.proof.pods import TURN
+
+if TYPE_CHECKING:
+    from sandbox.box import Box
+
+Act = Callable[["Box"], Awaitable[None]]
+ACTED = 5.0  # seconds after the step for an act to be over
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a person would see, how it comes about, and how it ends."""
+
+    tells: str
+    verdict: str
+    """The reason with which `step` must fail; empty, when the run must succeed in spite of it."""
+    stage: Act | None = None
+    """Before `step` begins; for the first step, before the run is asked for."""
+    during: Act | None = None
+    """While `step` works; in the proof while the clock runs, at the canaries' turn `at`."""
+    heal: Act | None = None
+    at: int = 1
+    step: str = flow.LAST.slug
+
+
+@asynccontextmanager
+async def played(box: Box, scenario: Scenario) -> AsyncIterator[None]:
+    """Staged now, acted out once the clock runs, and healed at the end."""
+    acting: asyncio.Task[None] | None = None
+    try:
+        if scenario.stage is not None:
+            await scenario.stage(box)
+        box.enforcer.judge()
+        if scenario.during is not None:
+            acting = asyncio.create_task(_acted(box, scenario.during, scenario.at, scenario.step))
+        yield
+        if acting is not None:
+            # A scenario that never acted has shown nothing, however the proof ended.
+            await asyncio.wait_for(acting, ACTED)
+    finally:
+        if acting is not None:
+            acting.cancel()
+            await asyncio.gather(acting, return_exceptions=True)
+        if scenario.heal is not None:
+            await scenario.heal(box)
+        box.enforcer.judge()
+
+
+@asynccontextmanager
+async def near_its_step(box: Box, stream: JetStreamLog, scenario: Scenario) -> AsyncIterator[None]:
+    """Staged when the step before its own begins: earlier, a step would mend it; later is too late."""
+    number = flow.BY_SLUG[scenario.step].number
+    if number == 1:
+        async with played(box, scenario):
+            yield
+        return
+    before = flow.STEPS[number - 2].slug
+    last = await stream.last()
+
+    async def play(since: int) -> None:
+        state = State()
+        async for entry in stream.follow(0):
+            state = evolve(state, entry)
+            run = state.run
+            if entry.seq > since and run is not None and run.step(before).result in ("running", "success"):
+                async with played(box, scenario):
+                    await asyncio.Event().wait()
+
+    playing = asyncio.create_task(play(last.seq if last else 0))
+    try:
+        yield
+    finally:
+        failed = playing.done()  # it ends by itself only when staging broke, and then nothing was shown
+        playing.cancel()
+        (outcome,) = await asyncio.gather(playing, return_exceptions=True)
+        if failed and isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _acted(box: Box, act: Act, turn: int, step: str) -> None:
+    """In the proof, the canaries' turn tells that the clock runs: nobody else in the box can see it."""
+    while step == flow.LAST.slug and not any(
+        (p["metadata"].get("labels") or {}).get(TURN) == f"s{turn}" for p in box.mirrors[PODS]
+    ):
+        await asyncio.sleep(0.05)
+    box.log("sandbox: the scenario acts")
+    await act(box)
+    box.enforcer.judge()
+
+
+def _turns(box: Box) -> set[str]:
+    return {str((pod["metadata"].get("labels") or {}).get(TURN)) for pod in box.mirrors[PODS]}
+
+
+async def until(done: Callable[[], bool], limit: float = 20.0) -> None:
+    async with asyncio.timeout(limit):
+        while not done():
+            await asyncio.sleep(0.05)
