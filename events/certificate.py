@@ -262,7 +262,10 @@ def _step(run: Run, number: int) -> Document:
 
 
 def _audit(data: facts.Audited | None) -> Document | None:
-    return None if data is None else {"clean": data.clean, "findings": list(data.findings)}
+    if data is None:
+        return None
+    omitted = {"omitted": data.omitted} if data.omitted else {}
+    return {"clean": data.clean, "findings": list(data.findings), **omitted}
 
 
 def _time(at: Any) -> str:

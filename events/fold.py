@@ -86,6 +86,21 @@ class Run(NamedTuple):
 _UNTOUCHED = StepState()
 
 
+class AutoFire(NamedTuple):
+    """The grace period after the first operator's login."""
+
+    phase: Literal["pending", "fired", "cancelled", "superseded"]
+    """Superseded: someone began a run by hand before it was over."""
+    login: int
+    """Stream sequence of the login: also the `request` of the run that it begins."""
+    operator: str
+    armed_at: datetime
+    fires_at: datetime
+    by: str = ""
+    """Who cancelled."""
+    message: str = ""
+
+
 class State(NamedTuple):
     """All that the journal says so far."""
 
@@ -108,6 +123,8 @@ class State(NamedTuple):
     nodes: dict[str, str] = _NONE
     tethers: int | None = None
     """Findings of the newest audit; None before the first."""
+    autofire: AutoFire | None = None
+    """None until a login armed it, and so for ever where auto-fire is off."""
 
     @property
     def active(self) -> bool:
@@ -161,6 +178,8 @@ def _apply(state: State, event: Event, seq: int) -> State:
     at = event.time or datetime.min
     if isinstance(data, facts.Accepted):
         return _accepted(state, event, data, seq, at)
+    if isinstance(data, facts.AutoFireArmed | facts.AutoFireDisarmed):
+        return state._replace(autofire=_autofire(state.autofire, data, at))
     run = state.run
     if run is None or event.run != run.id:
         return state
@@ -182,7 +201,7 @@ def _apply(state: State, event: Event, seq: int) -> State:
         )  # fmt: skip
         return state._replace(run=ended, complete=state.complete and data.step != LAST.slug)
     if isinstance(data, facts.Audited):
-        return state._replace(run=run, tethers=len(data.findings))
+        return state._replace(run=run, tethers=len(data.findings) + data.omitted)
     if run.phase == "cancelled":
         return state._replace(run=run)
     return _step_event(state._replace(run=run), run, event, data, seq, at)
@@ -193,7 +212,19 @@ def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: da
         id=event.run or event.id, operator=data.operator, started_at=at, accepted=seq, request=data.request,
         digest=hashlib.sha256((GENESIS + state.hash).encode()).hexdigest(), traceparent=event.traceparent,
     )  # fmt: skip
-    return state._replace(run=run, first_started_at=state.first_started_at or at)
+    armed = state.autofire
+    if armed is not None and armed.phase == "pending":
+        armed = armed._replace(phase="fired" if data.request == armed.login else "superseded")
+    return state._replace(run=run, first_started_at=state.first_started_at or at, autofire=armed)
+
+
+def _autofire(old: AutoFire | None, data: facts.AutoFireArmed | facts.AutoFireDisarmed, at: datetime) -> AutoFire | None:
+    """It is armed once in the life of a Sovereign, and what ended it is not undone."""
+    if isinstance(data, facts.AutoFireArmed):
+        return old or AutoFire("pending", data.login, data.operator, at, data.fires_at)
+    if old is None or old.phase != "pending" or old.login != data.login:
+        return old
+    return old._replace(phase="cancelled", by=data.operator, message=data.reason or "")
 
 
 def _stopped(run: Run) -> dict[str, StepState]:

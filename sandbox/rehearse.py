@@ -97,7 +97,7 @@ def _step(_ctx: click.Context, _param: click.Parameter, word: str | None) -> Ste
 )  # fmt: skip
 @click.option(
     "--hold", metavar="SECONDS", type=click.FloatRange(min=1.0), default=10.0, show_default=True,
-    help="How long egress is blocked. Shorter than 600 it is a rehearsal, never the proof.",
+    help="How long egress is blocked. On a Sovereign in a box it is a rehearsal, never the proof.",
 )  # fmt: skip
 @click.option("--fail", "fail", metavar="STEP", callback=_step, help="Make this step (slug or number) fail for real.")
 @click.option(
@@ -146,7 +146,8 @@ def rehearse(
 
 async def _rehearse(plan: Plan, console: Console) -> Outcome:
     _say(console, f"A Sovereign in a box, in {plan.directory}")
-    _say(console, f"The hold is {plan.hold:g} s instead of 600 s: this is a rehearsal, not the proof.")
+    short = f"The hold is {plan.hold:g} s instead of 600 s" if plan.hold < 600 else "No Sovereign of yours is touched"
+    _say(console, f"{short}: this is a rehearsal, not the proof.")
     try:
         async with _opened(plan, console) as box:
             return await _with(box, plan, console)

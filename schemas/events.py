@@ -5,6 +5,7 @@ Inputs (what someone asks for) are lenient about fields they do not know; facts 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -29,6 +30,17 @@ class CancelRequested(Arrives):
     reason: str | None = None
 
 
+class Login(Arrives):
+    """Someone has logged in. With auto-fire on, the first operator's login starts its grace period.
+
+    Who it was is `authid` of the envelope; a login without one arms nothing."""
+
+    operator: str | None = None
+    """Who, in words for people."""
+    roles: tuple[str, ...] = ()
+    """Realm roles of the verified token."""
+
+
 class Trigger(Arrives):
     """Do one step. A trigger that names no run means the active or else the last one."""
 
@@ -46,6 +58,28 @@ class Accepted(Travels):
     request: int
     """Stream sequence of the request."""
     steps: tuple[str, ...]
+
+
+class AutoFireArmed(Travels):
+    """The first operator's login started the grace period; at its end a cutover begins by itself."""
+
+    login: int
+    """Stream sequence of the login."""
+    operator: str
+    login_at: datetime
+    """When the broker stored the login; never what the login says of itself."""
+    grace_seconds: float
+    fires_at: datetime
+
+
+class AutoFireDisarmed(Travels):
+    """Auto-fire was cancelled while its grace period ran: it never fires on this Sovereign."""
+
+    login: int
+    operator: str
+    reason: str | None = None
+    request: int | None = None
+    """Stream sequence of the cancel; absent when the setting was switched off."""
 
 
 class StepStarted(Travels):
@@ -130,6 +164,8 @@ class Audited(Travels):
 
     findings: tuple[dict[str, Any], ...]
     clean: bool
+    omitted: int = 0
+    """Findings beyond those listed: one event must fit into one message. The worst are listed first."""
     signer: str = ""
     """Id of the key that signs this log's certificates: one signed by another key does not belong to it."""
 

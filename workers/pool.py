@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ import anyio
 from pydantic import BaseModel
 
 from events import flow
-from events.envelope import Event, Undecodable, admit
+from events.envelope import Event, Undecodable, admit, data_of, read
 from events.flow import Step
 from events.fold import Run, State, StepState
 from events.jetstream import Delivery, JetStreamLog, step_durable
@@ -36,6 +37,7 @@ from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
 from workers.world import Order, Report
 
 log = logging.getLogger("cutover.pool")
+FIRST_LOOK = 60.0  # seconds for the audit that begins a run
 
 Work = Callable[[Order, Report], Awaitable[StepResult]]
 """A step's `run` with its world already in hand."""
@@ -66,7 +68,7 @@ class Pool:
     lease_seconds: float = 20.0
     limits: Limits = field(default_factory=Limits)
     audit: Callable[[], Awaitable[facts.Audited]] | None = None
-    """The last look before `completed`; its finding stands in the journal."""
+    """The first look of a run and the last one before `completed`; what they find stands in the journal."""
 
     async def serve(self) -> None:
         """Take triggers of our steps for ever."""
@@ -174,6 +176,8 @@ class Pool:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as beside:
                 beside.start_soon(_keep, lease, scope)
+                if claim.step == flow.FIRST:
+                    await self._first_look(claim)
                 try:
                     outcome = await self.work[slug](order, lease.report)
                 except Exception as error:  # whatever a step raises becomes a verdict
@@ -182,6 +186,36 @@ class Pool:
         if outcome is None or lease.lost:
             raise Fenced(lease.lost or "the lease was lost")
         return outcome
+
+    async def _first_look(self, claim: Claim) -> None:
+        """What ties the Sovereign before anything is done, for the certificate. Whatever it finds stops nothing."""
+        if self.audit is None:
+            return
+        try:
+            with anyio.move_on_after(FIRST_LOOK):
+                if await self._looked_at(claim.run):
+                    return
+                found = await self.audit()
+                await self._append_found(claim.run, f"audited.{claim.token}", found)
+        except Exception as error:  # a look that failed leaves the certificate without it, and says so there
+            log.warning("the look before the cutover was not taken: %s", plainest(error))
+
+    async def _looked_at(self, run: Run) -> bool:
+        """Did an earlier attempt leave an audit of this run?"""
+        for entry in await self.journal.keeper.since(run.accepted):
+            with suppress(Undecodable):
+                if isinstance(data_of(read(entry.raw)), facts.Audited):
+                    return True
+        return False
+
+    async def _append_found(self, run: Run, name: str, found: facts.Audited) -> None:
+        """Into the journal, which moves meanwhile. Raises LogUnavailable."""
+        while True:
+            try:
+                await self.journal.append(self.scribe.run(run, name, found))
+                return
+            except Conflict:
+                await self.journal.refresh()
 
     def _judge(self, error: Exception, claim: Claim) -> Retry | GiveUp:
         """The verdict on an error, from how often and how long this trigger has been tried."""

@@ -10,6 +10,9 @@ from schemas.base import Travels
 from schemas.events import Audited
 
 
+MOST = 500  # findings in one event, some 300 bytes each; a broker takes 1 MiB
+
+
 class Severity(StrEnum):
     """What a finding means for independence."""
 
@@ -103,6 +106,7 @@ class Audit:
         return tuple(f for f in self.counting if f.tether in numbers)
 
     def fact(self, signer: str = "") -> Audited:
-        """As the journal keeps it: what counts, whole; notices are for people only."""
-        found = tuple(f.model_dump(mode="json", exclude_defaults=True) for f in self.counting)
-        return Audited(findings=found, clean=self.clean, signer=signer)
+        """As the journal keeps it: what counts, the worst of it when that is too much; notices are for people only."""
+        worst = sorted(self.counting, key=lambda f: f.severity is Severity.EXTERNAL)
+        found = tuple(f.model_dump(mode="json", exclude_defaults=True) for f in worst[:MOST])
+        return Audited(findings=found, clean=self.clean, omitted=len(worst) - len(found), signer=signer)

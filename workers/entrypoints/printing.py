@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from events.envelope import Event, Undecodable, data_of
-from events.flow import BY_SLUG, STEPS
+from events.flow import BY_SLUG, LAST, STEPS
 from events.fold import Run, State, StepState
 from events.picture import percent
 from schemas import events as facts
 from schemas.progress import Progress
+from schemas.results import EgressProven
 
 MARKS = {"": "·", "running": "▶", "waiting": "…", "success": "✓", "failed": "✗"}
 STYLES = {"": "dim", "running": "bold cyan", "waiting": "yellow", "success": "green", "failed": "bold red"}
@@ -133,14 +134,21 @@ def remarks(state: State, note: str = "") -> list[tuple[str, str]]:
     return lines
 
 
+def _kind(run: Run) -> str:
+    """What makes it a rehearsal: the shortened hold, or else where it was held."""
+    proof = run.step(LAST.slug).outcome
+    if isinstance(proof, EgressProven) and proof.held_seconds >= proof.required_seconds:
+        return " (a rehearsal: held in full, on a Sovereign in a box, so this is not the proof)"
+    return " (a rehearsal: the hold was shortened, so this is not the proof)"
+
+
 def verdict(state: State) -> str:
     """How the newest run ended, or where it stands, in one sentence."""
     run = state.run
     if run is None:
         return "No cutover has been requested on this Sovereign."
     if run.phase == "succeeded":
-        kind = " (a rehearsal: the hold was shortened, so this is not the proof)" if state.rehearsal else ""
-        return f"cutoverComplete={str(state.complete).lower()}{kind}"
+        return f"cutoverComplete={str(state.complete).lower()}{_kind(run) if state.rehearsal else ''}"
     if run.phase == "failed":
         return (
             f"cutoverComplete={str(state.complete).lower()}: failed at {run.failed_step}: {run.reason}: {run.message}"

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from pool_bench import Bench, doing, opened
 
+from events.certificate import Signer, statement
 from events.envelope import read
 from events.flow import SLUGS
 from events.fold import State
@@ -267,11 +268,25 @@ async def test_a_look_that_could_not_be_taken_is_taken_again(bench: Bench) -> No
     async def look() -> Audited:
         nonlocal looks
         looks += 1
-        if looks == 1:
+        if looks < 3:
             raise Wait("ApiServerUnavailable", "503")
         return Audited(findings=(), clean=True)
 
     await bench.worker(audit=look)
     await bench.send(REQUESTED, asked())
     assert (await bench.until(over)).complete
-    assert looks == 2
+    assert looks == 3, "before the first step, where it stops nothing, and before completion, where it must succeed"
+
+
+async def test_what_ties_the_sovereign_before_the_first_step_stands_in_the_certificate(bench: Bench) -> None:
+    tether = {"tether": 1, "severity": "tether", "place": "GitRepository flux-system/openova"}
+
+    async def look() -> Audited:
+        clean = len(bench.done) == len(SLUGS)
+        return Audited(findings=() if clean else (tether,), clean=clean)
+
+    await bench.worker(audit=look)
+    await bench.send(REQUESTED, asked())
+    await bench.until(over)
+    tethers = statement(await bench.entries(), Signer.new().verifier)["predicate"]["tethers"]
+    assert tethers == {"before": {"clean": False, "findings": [tether]}, "after": {"clean": True, "findings": []}}
