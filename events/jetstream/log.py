@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from events.envelope import CONTENT_TYPE, Undecodable, read
 from events.jetstream.delivery import Delivery
 from events.jetstream.settings import Broker, login
-from events.jetstream.shape import StreamDrift, consumer_configs, differences, stream_config
+from events.jetstream.shape import EARLIER, StreamDrift, consumer_configs, differences, stream_config
 from events.jetstream.wire import RETRY, Refused, answer, standing, stored, words
 from events.log import Conflict, Emit, Entry, LogFull, LogUnavailable, NotPermitted
 from events.subjects import JOURNAL
@@ -333,7 +334,8 @@ class JetStreamLog:
     def _delivery(self, msg: Msg) -> Delivery:
         place = standing(msg.reply)
         patience = min(self.broker.budget, self.broker.ack_wait)
-        return Delivery(msg.subject, msg.data, place.seq, place.tries, msg, patience)
+        stored_at = datetime.fromtimestamp(place.stored_ns / 1e9, UTC)
+        return Delivery(msg.subject, msg.data, place.seq, place.tries, stored_at, msg, patience)
 
     @contextmanager
     def _until_reconnect(self) -> Iterator[anyio.CancelScope]:
@@ -359,10 +361,32 @@ class JetStreamLog:
             if self.denied:
                 raise NotPermitted(self.denied) from None
             raise LogUnavailable(f"stream {self.broker.stream}: {words(error)}") from None
+        self._refuse_drift(drift)
+
+    def _refuse_drift(self, drift: list[str]) -> None:
         if drift:
             raise StreamDrift(
                 f"stream {self.broker.stream} is not as it must be; refusing to work on it:\n  " + "\n  ".join(drift)
             )
+
+    async def await_ensured(self, say: Callable[[str], None]) -> None:
+        """As `ensure`, for who may not create: waits until whoever may has done so. Raises StreamDrift."""
+        while True:
+            try:
+                found = (await self.js.stream_info(self.broker.stream)).config
+                drift = differences(stream_config(self.broker), found)
+                for wanted in consumer_configs(self.broker):
+                    info = await self.js.consumer_info(self.broker.stream, wanted.durable_name or "")
+                    drift += [f"consumer {wanted.durable_name}: {each}" for each in differences(wanted, info.config)]
+                break
+            except nats.js.errors.NotFoundError as error:
+                say(f"stream {self.broker.stream} is not made yet ({words(error)}); waiting")
+            except RETRY as error:
+                if self.denied:
+                    raise NotPermitted(self.denied) from None
+                say(f"stream {self.broker.stream}: {words(error)}; trying again")
+            await anyio.sleep(1)
+        self._refuse_drift(drift)
 
     async def _create_or_find(self, wanted: StreamConfig) -> StreamConfig:
         try:
@@ -374,6 +398,8 @@ class JetStreamLog:
         name = wanted.durable_name or ""
         try:
             config: ConsumerConfig = (await self.js.consumer_info(self.broker.stream, name)).config
+            if config.filter_subjects in EARLIER.get(name, ()):  # made by an earlier version of ours: its filter grows
+                config = (await self.js.add_consumer(self.broker.stream, wanted)).config
             return config
         except nats.js.errors.NotFoundError:
             config = (await self.js.add_consumer(self.broker.stream, wanted)).config

@@ -19,6 +19,7 @@ import click
 
 from events import flow
 from workers.entrypoints import cli_asking, cli_watching
+from workers.entrypoints.classes import CLASSES, Duties
 from workers.entrypoints.cli_common import CONTEXT, config_option, run, settings_of
 from workers.entrypoints.settings import Settings
 
@@ -96,12 +97,13 @@ def main(ctx: click.Context) -> None:
 
 
 @main.command(short_help="Run workers.")
+@click.option("--class", "named", type=click.Choice(sorted(CLASSES)), help="What a Deployment of the chart does.")
 @click.option("--steps", "words", metavar="LIST", help="Only these: slugs or numbers, comma-separated. Default: all.")
 @click.option("--admission/--no-admission", default=True, show_default=True, help="Take requests and cancels.")
 @click.option("--projector/--no-projector", default=True, show_default=True, help="Keep the status ConfigMap.")
 @config_option
 @click.pass_context
-def work(ctx: click.Context, words: str | None, admission: bool, projector: bool) -> None:
+def work(ctx: click.Context, named: str | None, words: str | None, admission: bool, projector: bool) -> None:
     """Run workers until told to stop (SIGTERM or Ctrl-C).
 
     Any number of processes may serve the same steps: the log decides who does what. A broker that is away is
@@ -112,11 +114,18 @@ def work(ctx: click.Context, words: str | None, admission: bool, projector: bool
       cutover work                                   everything in one process
       cutover work --steps 1-3 --no-projector        only the first three steps
       cutover work --steps egress-block-test         only the proof
+      cutover work --class supply                    what needs the internet: steps 1 to 3
     """
-    steps = steps_of(words)
+    if named and (words or not admission or not projector):
+        raise click.UsageError("--class says it all; give it alone")
+    duties = (
+        CLASSES[named]
+        if named
+        else Duties(steps_of(words), admission, projector, projector, projector, found=True, sign=True)
+    )
     settings = settings_of(ctx)
     start_logging(settings)
-    run(serve(settings, steps, admission, projector))
+    run(serve(settings, duties))
 
 
 def steps_of(words: str | None) -> tuple[str, ...]:
@@ -138,7 +147,7 @@ def steps_of(words: str | None) -> tuple[str, ...]:
     return tuple(slug for slug in flow.SLUGS if slug in chosen)
 
 
-async def serve(settings: Settings, steps: Collection[str], admission: bool, projector: bool) -> None:
+async def serve(settings: Settings, duties: Duties) -> None:
     """Work until a signal asks to stop; whatever is under way is left to be taken up again."""
     from workers.entrypoints import wiring
 
@@ -153,7 +162,7 @@ async def serve(settings: Settings, steps: Collection[str], admission: bool, pro
                     return
 
         tasks.start_soon(obey)
-        await wiring.work(settings, steps=steps, admit=admission, project=projector, say=log.info)
+        await wiring.work(settings, duties, say=log.info)
         tasks.cancel_scope.cancel()
 
 

@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from itertools import count
@@ -16,7 +16,6 @@ from secrets import token_hex
 
 import anyio
 
-from events.flow import SLUGS
 from events.jetstream import JetStreamLog
 from events.journal import Journal
 from events.log import LogUnavailable
@@ -30,6 +29,7 @@ from workers.adapters.gitea import GiteaApi
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.audit import survey
+from workers.entrypoints.classes import EVERYTHING, Duties
 from workers.entrypoints.settings import Settings, redactor
 from workers.errors import Wait
 from workers.inbox import Inbox, publish_report
@@ -107,47 +107,46 @@ def bound(slug: str, everything: World) -> Work:
 
 async def work(
     settings: Settings,
+    duties: Duties = EVERYTHING,
     *,
-    steps: Collection[str] = SLUGS,
-    admit: bool = True,
-    project: bool = True,
     say: Callable[[str], None] = log.info,
 ) -> None:
     """Serve until cancelled. Raises StreamDrift, NotPermitted; waits for a broker that is away."""
     async with AsyncExitStack() as stack:
         stream = await stack.enter_async_context(JetStreamLog.open(settings.nats, patient=True, say=say))
-        await stream.ensure()
+        await (stream.ensure() if duties.found else stream.await_ensured(say))
         api = await stack.enter_async_context(cluster(settings))
         journal, writer, inbox = Journal(stream), scribe(settings), Inbox(stream)
         everything = await stack.enter_async_context(world(settings, api, inbox))
         place = settings.status
 
         async def named() -> str:
-            return (await certify.signer(api, place.namespace)).verifier.keyid
+            return (await certify.signer(api, place.namespace)).verifier.keyid if duties.sign else ""
 
         async def look() -> Audited:
             return await survey.evidence(everything, await named())
 
         pool = Pool(
-            stream, journal, writer, {slug: bound(slug, everything) for slug in steps},
+            stream, journal, writer, {slug: bound(slug, everything) for slug in duties.steps},
             lease_seconds=settings.pace.lease,
             limits=Limits(waits=settings.pace.waits, blips=settings.pace.blips, total=settings.pace.total),
             audit=look,
         )  # fmt: skip
-        say(f"worker {writer.worker} serves {', '.join(steps) or 'no step'}")
+        say(f"worker {writer.worker} serves {', '.join(duties.steps) or 'no step'}")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(journal.tail)
             tasks.start_soon(inbox.follow)
             tasks.start_soon(pool.serve)
-            if admit:
+            if duties.admit:
                 tasks.start_soon(admission.serve, stream, journal, writer)
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
-            if project:
+            if duties.project:
 
                 async def paint() -> None:
                     await projector.serve(journal, api, namespace=place.namespace, name=place.name)
 
                 tasks.start_soon(paint)
+            if duties.watch:
 
                 async def lift(token: int, only_expired_at: datetime | None) -> bool:
                     return await block.lift(everything, token=token, only_expired_at=only_expired_at)
@@ -156,7 +155,7 @@ async def work(
                     await watchman.serve(journal, lift, lease_seconds=settings.pace.lease)
 
                 tasks.start_soon(keep_watch)
-
+            if duties.drift:
                 tasks.start_soon(drift.serve, journal, everything, writer, named)
 
 
