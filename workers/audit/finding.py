@@ -9,7 +9,6 @@ from enum import StrEnum
 from schemas.base import Travels
 from schemas.events import Audited
 
-
 MOST = 500  # findings in one event, some 300 bytes each; a broker takes 1 MiB
 
 
