@@ -32,6 +32,7 @@ def asyncapi() -> dict[str, Any]:
     channels = {
         "requested": _channel(subjects.REQUESTED, ["requested"], "Input: someone asks for a cutover."),
         "cancel": _channel(subjects.CANCEL, ["cancel"], "Input: stop at the next safe point."),
+        "login": _channel(subjects.LOGIN, ["login"], "Input: someone has logged in; may arm auto-fire."),
         "node": _channel(f"{subjects.ROOT}.node.{{node}}", ["node.reported"], "Input: one node's pivot result."),
         "step": _channel(f"{subjects.ROOT}.step.{{number}}", ["step.trigger"], "Trigger: do one step."),
         "journal": _channel(subjects.JOURNAL, list(FACTS), "Facts, appended by compare-and-set only."),
@@ -42,7 +43,7 @@ def asyncapi() -> dict[str, Any]:
         "number": {"enum": [str(step.number) for step in STEPS], "description": "Place of the step in the run."}
     }
     operations = {
-        name: {"action": "receive" if name in ("requested", "cancel", "node") else "send",
+        name: {"action": "receive" if name in ("requested", "cancel", "login", "node") else "send",
                "channel": {"$ref": f"#/channels/{name}"}}
         for name in channels
     }  # fmt: skip

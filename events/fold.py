@@ -218,7 +218,9 @@ def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: da
     return state._replace(run=run, first_started_at=state.first_started_at or at, autofire=armed)
 
 
-def _autofire(old: AutoFire | None, data: facts.AutoFireArmed | facts.AutoFireDisarmed, at: datetime) -> AutoFire | None:
+def _autofire(
+    old: AutoFire | None, data: facts.AutoFireArmed | facts.AutoFireDisarmed, at: datetime
+) -> AutoFire | None:
     """It is armed once in the life of a Sovereign, and what ended it is not undone."""
     if isinstance(data, facts.AutoFireArmed):
         return old or AutoFire("pending", data.login, data.operator, at, data.fires_at)

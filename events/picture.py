@@ -5,20 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from events.flow import BY_SLUG, STEPS
-from events.fold import Run, State, StepState
+from events.fold import AutoFire, Run, State, StepState
 
+_NO_RUN = Run(id="", operator="", started_at=datetime.min, accepted=0, request=0)
 _SHOWN = {"": "", "running": "running", "waiting": "running", "success": "success", "failed": "failed"}
 
 
 def picture(state: State) -> dict[str, str]:
     """The ConfigMap's `data`, whole, keys in a fixed order. Empty before the first event."""
-    run = state.run
-    if run is None:
+    if state.run is None and state.autofire is None:
         return {}
+    run = state.run or _NO_RUN
     rows = {
         "cutoverComplete": _flag(state.complete),
         "cutoverStartedAt": _time(state.first_started_at),
-        "cutoverLastAttemptStartedAt": _time(run.started_at),
+        "cutoverLastAttemptStartedAt": _time(run.started_at if state.run else None),
         "cutoverFinishedAt": _time(state.completed_at) if state.complete else _time(run.finished_at),
         "currentStep": run.current,
         "currentStepIndex": str(_index(run)),
@@ -27,7 +28,7 @@ def picture(state: State) -> dict[str, str]:
         "failedStep": run.failed_step,
         "lastError": f"{run.reason}: {run.message}" if run.reason else "",
         "runId": run.id,
-        "runPhase": run.phase,
+        "runPhase": run.phase if state.run else "",
         "operator": run.operator,
         "rehearsal": _flag(state.rehearsal) if state.complete else "",
         "evidenceDigest": state.evidence_digest,
@@ -38,11 +39,23 @@ def picture(state: State) -> dict[str, str]:
         "integrityError": state.broken,
         "foreignMessages": str(state.foreign),
     }
+    if state.autofire is not None:
+        rows |= _autofire_rows(state.autofire)
     for step in STEPS:
         rows |= _step_rows(step.slug, run.step(step.slug))
     for node, version in sorted(state.nodes.items()):
         rows[f"node.{node}.registriesYaml"] = version
     return rows
+
+
+def _autofire_rows(armed: AutoFire) -> dict[str, str]:
+    """Only where auto-fire was armed; `autoFire` is pending, fired, cancelled or superseded."""
+    return {
+        "autoFire": armed.phase,
+        "autoFireAt": _time(armed.fires_at),
+        "autoFireOperator": armed.operator,
+        "autoFireCancelledBy": armed.by,
+    }
 
 
 def percent(run: Run) -> int:

@@ -24,12 +24,15 @@ FACTS: Final[dict[str, type[BaseModel]]] = {
     "completed": data.Completed,
     "failed": data.Failed,
     "audited": data.Audited,
+    "autofire.armed": data.AutoFireArmed,
+    "autofire.disarmed": data.AutoFireDisarmed,
 }
 """What our workers append to the journal."""
 
 INPUTS: Final[dict[str, type[BaseModel]]] = {
     "requested": data.Requested,
     "cancel": data.CancelRequested,
+    "login": data.Login,
     "step.trigger": data.Trigger,
     "node.reported": NodeReport,
 }

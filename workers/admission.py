@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 
 import anyio
+from pydantic import BaseModel
 
 from events import flow, subjects
 from events.envelope import Event, Undecodable, admit
@@ -17,40 +18,39 @@ from events.jetstream import ADMISSION, REGISTRAR, Delivery, JetStreamLog
 from events.journal import Journal
 from events.log import Conflict, Emit, Entry, LogUnavailable
 from schemas import events as facts
+from workers.autofire.rule import Rule, armed, arming, disarming, why_not_arm
+from workers.lease import now
 from workers.scribe import Scribe
 
 log = logging.getLogger("cutover.admission")
 
 
-async def serve(stream: JetStreamLog, journal: Journal, scribe: Scribe) -> None:
-    """Take requests and cancels for ever."""
+KINDS = {subjects.REQUESTED: "requested", subjects.CANCEL: "cancel", subjects.LOGIN: "login"}
+NOBODY = Rule()
+
+
+async def serve(stream: JetStreamLog, journal: Journal, scribe: Scribe, rule: Rule = NOBODY) -> None:
+    """Take requests, cancels and logins for ever, in their order: a cancel never overtakes the login before it."""
     async for delivery in stream.deliveries(ADMISSION):
         try:
-            await _handle(stream, journal, scribe, delivery)
+            await _handle(stream, journal, scribe, delivery, rule)
         except (LogUnavailable, Conflict) as error:
             log.warning("%s; the message will come again", error)
             await delivery.later(1.0)
 
 
-async def _handle(stream: JetStreamLog, journal: Journal, scribe: Scribe, delivery: Delivery) -> None:
-    kind = "requested" if delivery.subject == subjects.REQUESTED else "cancel"
+async def _handle(
+    stream: JetStreamLog, journal: Journal, scribe: Scribe, delivery: Delivery, rule: Rule
+) -> None:  # fmt: skip
     try:
-        event, data = admit(delivery.raw, kind)
+        event, data = admit(delivery.raw, KINDS[delivery.subject])
     except Undecodable as error:
         await _reject(stream, scribe, delivery, "Undecodable", str(error))
         return
     while True:
         state = await journal.refresh()
         try:
-            if isinstance(data, facts.Requested):
-                refusal = why_not_accept(state, delivery.seq)
-                if refusal is None:
-                    await accept(journal, scribe, delivery.seq, data, event)
-            else:
-                assert isinstance(data, facts.CancelRequested)  # noqa: S101  admit() checked the kind
-                refusal = why_not_cancel(state, data, delivery.seq)
-                if refusal is None:
-                    await _cancel(journal, scribe, state, delivery.seq, data, event)
+            refusal = await _serve(journal, scribe, state, delivery, data, event, rule)
         except Conflict:
             continue
         if refusal is not None and refusal[0]:
@@ -58,6 +58,29 @@ async def _handle(stream: JetStreamLog, journal: Journal, scribe: Scribe, delive
         else:
             await delivery.settle()
         return
+
+
+async def _serve(
+    journal: Journal, scribe: Scribe, state: State, delivery: Delivery, data: BaseModel, event: Event, rule: Rule
+) -> tuple[str, str] | None:
+    """Do what is asked, or say why not. Raises Conflict when it must be decided again."""
+    match data:
+        case facts.Requested():
+            refusal = why_not_accept(state, delivery.seq)
+            if refusal is None:
+                await accept(journal, scribe, delivery.seq, data, event)
+        case facts.Login():
+            refusal = why_not_arm(state, rule, data, event)
+            if refusal is None:
+                fact = armed(rule, delivery.seq, delivery.stored_at, now(), event.authid or "")
+                await journal.append(arming(scribe, fact, event), if_seq=state.seq)
+                log.info("auto-fire armed by the login of %s; it fires at %s", fact.operator, fact.fires_at)
+        case _:
+            assert isinstance(data, facts.CancelRequested)  # noqa: S101  admit() checked the kind
+            refusal = why_not_cancel(state, data, delivery.seq)
+            if refusal is None:
+                await _cancel(journal, scribe, state, delivery.seq, data, event)
+    return refusal
 
 
 def why_not_accept(state: State, seq: int) -> tuple[str, str] | None:
@@ -75,6 +98,8 @@ def why_not_accept(state: State, seq: int) -> tuple[str, str] | None:
 def why_not_cancel(state: State, data: facts.CancelRequested, seq: int) -> tuple[str, str] | None:
     """Why the cancel at `seq` stops nothing; an empty reason when it did already."""
     run = state.run
+    if data.run is None and (fuse := state.autofire) is not None and run is None:
+        return None if fuse.phase == "pending" else ("", "auto-fire was cancelled before")
     if run is not None and run.phase == "cancelled":
         return "", "it was cancelled before"
     if run is None or not state.active:
@@ -109,8 +134,13 @@ async def _cancel(
     journal: Journal, scribe: Scribe, state: State, seq: int, data: facts.CancelRequested, event: Event
 ) -> None:
     run = state.run
-    assert run is not None  # noqa: S101  why_not_cancel() looked
     operator = event.authid or data.operator or event.source
+    if run is None:
+        fuse = state.autofire
+        assert fuse is not None  # noqa: S101  why_not_cancel() looked
+        await journal.append(disarming(scribe, fuse, operator, data.reason, seq, event), if_seq=state.seq)
+        log.info("auto-fire cancelled by %s", operator)
+        return
     cancelled = facts.Cancelled(operator=operator, reason=data.reason, request=seq)
     await journal.append(scribe.run(run, f"cancelled.{seq}", cancelled), if_seq=state.seq)
     log.info("run %s cancelled by %s", run.id, operator)
@@ -162,7 +192,7 @@ class Registrar:
 
     async def _stray(self, delivery: Delivery) -> tuple[str, str] | None:
         subject = delivery.subject
-        if subject in (subjects.REQUESTED, subjects.CANCEL, subjects.REJECTED) or subjects.step_of(subject):
+        if subject in (*KINDS, subjects.REJECTED) or subjects.step_of(subject):
             return None  # someone else judges these
         if subject == subjects.JOURNAL:
             return await self._stranger(delivery)

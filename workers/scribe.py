@@ -61,6 +61,14 @@ class Scribe:
         """A fact about the whole run."""
         return self._draft(run, f"{run.id}.{what}", data, "cutover", None)
 
+    def aside(self, id: str, data: BaseModel, event: Event | None) -> Draft:
+        """A fact that belongs to no run, and whose doing it is."""
+        return Draft(
+            id=id, source=self.source, data=data, subject="cutover", time=now(),
+            causationid=event.id if event else None, traceparent=event.traceparent if event else None,
+            authtype=event.authtype if event else None, authid=event.authid if event else None,
+        )  # fmt: skip
+
     def trigger(self, run: Run, step: Step, after: int) -> Emit:
         """The order to do `step`, because of the fact at `after`."""
         data = facts.Trigger(run=run.id, step=step.slug, after=after)

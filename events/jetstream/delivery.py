@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 from nats.aio.msg import Msg
@@ -19,6 +20,8 @@ class Delivery:
     raw: bytes
     seq: int
     tries: int
+    stored_at: datetime
+    """When the broker stored it, by the broker's clock."""
     _msg: Msg
     _budget: float
 

@@ -8,10 +8,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StorageType, S
 
 from events.flow import STEPS
 from events.jetstream.settings import Broker
-from events.subjects import ALL, CANCEL, REQUESTED, trigger
+from events.subjects import ALL, CANCEL, LOGIN, REQUESTED, trigger
 
 ADMISSION: Final = "admission"
 REGISTRAR: Final = "registrar"
+EARLIER: Final[dict[str, tuple[list[str], ...]]] = {ADMISSION: ([REQUESTED, CANCEL],)}
+"""Filters that earlier versions gave a consumer. One that has such a filter is brought up to date, not refused."""
 
 
 class StreamDrift(Exception):
@@ -57,7 +59,7 @@ def consumer_configs(broker: Broker) -> tuple[ConsumerConfig, ...]:
     steps = [durable(step_durable(step.number), [trigger(step)]) for step in STEPS]
     registrar = durable(REGISTRAR, [ALL])
     registrar.ack_policy, registrar.max_ack_pending = AckPolicy.ALL, 1000  # it reads much and keeps little
-    return (*steps, durable(ADMISSION, [REQUESTED, CANCEL]), registrar)
+    return (*steps, durable(ADMISSION, [REQUESTED, CANCEL, LOGIN]), registrar)
 
 
 def step_durable(number: int) -> str:

@@ -45,6 +45,8 @@ class Place(NamedTuple):
     seq: int
     tries: int
     pending: int
+    stored_ns: int
+    """When the broker stored it, ns since the epoch."""
 
 
 def standing(reply: str) -> Place:
@@ -54,8 +56,8 @@ def standing(reply: str) -> Place:
     domain and account before the stream and a token at the end (server/consumer.go, ADR-15)."""
     words = reply.split(".")
     if len(words) == 9:
-        return Place(int(words[5]), int(words[4]), int(words[8]))
-    return Place(int(words[7]), int(words[6]), int(words[10]))
+        return Place(int(words[5]), int(words[4]), int(words[8]), int(words[7]))
+    return Place(int(words[7]), int(words[6]), int(words[10]), int(words[9]))
 
 
 def words(error: BaseException) -> str:

@@ -166,10 +166,10 @@ def line(event: Event, seq: int | None = None, *, full: bool = False) -> str:
     place = f"{step.number}/{len(STEPS)} {step.slug}" if step else (event.subject or "")
     where = f"{seq:>6} " if seq is not None else ""
     who = f" [run {event.run}]" if full and event.run else ""
-    return f"{where}{at} {place:<28} {_said(event)}{who}".rstrip()
+    return f"{where}{at} {place:<28} {said(event)}{who}".rstrip()
 
 
-def _said(event: Event) -> str:
+def said(event: Event) -> str:
     """What the event says, for people."""
     try:
         data = data_of(event)
@@ -200,6 +200,12 @@ def _said(event: Event) -> str:
             return f"requested by {event.authid or data.operator or event.source}"
         case facts.CancelRequested():
             return f"cancel requested by {event.authid or data.operator or event.source}"
+        case facts.Login():
+            return f"login of {event.authid or data.operator or event.source}"
+        case facts.AutoFireArmed():
+            return f"auto-fire armed by the login of {data.operator}; it fires at {data.fires_at:%H:%M:%S}"
+        case facts.AutoFireDisarmed():
+            return f"auto-fire cancelled by {data.operator}" + (f": {data.reason}" if data.reason else "")
         case facts.Trigger():
             return "trigger" + (f" for run {data.run}" if data.run else "")
         case facts.Audited():

@@ -52,6 +52,16 @@ class Pace(Part):
     total: float = Field(default=7200.0, gt=0)
 
 
+class AutoFire(Part):
+    """Begin a cutover by itself after the first operator's login. Off unless somebody switches it on."""
+
+    enabled: bool = False
+    grace: float = Field(default=900.0, ge=1.0)
+    """Seconds from that login, in which anyone entitled can cancel it for ever."""
+    role: str = "sovereign-admin"
+    """Realm role that makes a login an operator's."""
+
+
 class Settings(BaseSettings):
     """Everything that one process is told."""
 
@@ -68,6 +78,7 @@ class Settings(BaseSettings):
     kubernetes: Kubernetes = Kubernetes()
     status: Status = Status()
     pace: Pace = Pace()
+    auto_fire: AutoFire = AutoFire()
     workspace: Path = Path(tempfile.gettempdir()) / "catalyst-cutover"
     """Scratch space for Git; must be writable."""
     log_level: str = "INFO"

@@ -29,6 +29,7 @@ from workers.adapters.gitea import GiteaApi
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.audit import survey
+from workers.autofire.rule import Rule
 from workers.entrypoints.classes import EVERYTHING, Duties
 from workers.entrypoints.settings import Settings, redactor
 from workers.errors import Wait
@@ -119,6 +120,7 @@ async def work(
         journal, writer, inbox = Journal(stream), scribe(settings), Inbox(stream)
         everything = await stack.enter_async_context(world(settings, api, inbox))
         place = settings.status
+        rule = Rule(**settings.auto_fire.model_dump())
 
         async def named() -> str:
             return (await certify.signer(api, place.namespace)).verifier.keyid if duties.sign else ""
@@ -138,7 +140,7 @@ async def work(
             tasks.start_soon(inbox.follow)
             tasks.start_soon(pool.serve)
             if duties.admit:
-                tasks.start_soon(admission.serve, stream, journal, writer)
+                tasks.start_soon(admission.serve, stream, journal, writer, rule)
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
             if duties.project:
 
