@@ -23,7 +23,8 @@ from events.journal import Journal
 from events.log import Conflict, LogUnavailable
 from schemas.events import Audited
 from workers.adapters.cluster import CONFIG_MAP, JOB, NODE, POD, SECRET, Kind, Object, key_of
-from workers.audit.survey import NOT_HELM, SOURCES, WORKLOADS, audit
+from workers.audit.survey import SOURCES, WORKLOADS, audit
+from workers.credentials import NOT_HELM, places
 from workers.errors import Trouble
 from workers.scribe import Scribe
 from workers.world import World
@@ -38,7 +39,7 @@ LATER = 300.0
 """Seconds until a kind that is not served, or not ours to watch, is tried again. The audit itself tells of it."""
 HOUR = 3600.0
 
-WATCHED = (*SOURCES, *(kind for kind in WORKLOADS if kind not in (POD, JOB)), SECRET, NODE)
+WATCHED = (*SOURCES, *(kind for kind in WORKLOADS if kind not in (POD, JOB)), NODE)
 
 Named = Callable[[], Awaitable[str]]
 """Gives the id of the key that signs certificates."""
@@ -76,7 +77,10 @@ class _Watch:
         async with anyio.create_task_group() as tasks:
             for kind in WATCHED:
                 tasks.start_soon(self._follow, kind)
-            tasks.start_soon(self._follow, CONFIG_MAP)
+            for place in places(self.world.sovereign):
+                tasks.start_soon(self._follow, SECRET, place)
+            nodes = self.world.sovereign.nodes
+            tasks.start_soon(self._follow, CONFIG_MAP, nodes.namespace, nodes.plan_config_map)
             tasks.start_soon(self._listen)
             while True:
                 self.changed = anyio.Event()
@@ -130,21 +134,19 @@ class _Watch:
             await self.world.nodes.changed(HOUR)
             self.changed.set()
 
-    async def _follow(self, kind: Kind) -> None:
+    async def _follow(self, kind: Kind, where: str | None = None, name: str | None = None) -> None:
         """Every change of a kind that matters, for ever."""
         seen: dict[tuple[str, str], str] = {}
         while True:
             try:
                 if await self.world.cluster.served(kind):
-                    await self._changes(kind, seen)
+                    await self._changes(kind, where, name, seen)
             except Trouble as error:
                 log.info("%s is not watched: %s", kind.resource, error)
                 self.changed.set()
             await anyio.sleep(LATER)
 
-    async def _changes(self, kind: Kind, seen: dict[tuple[str, str], str]) -> None:
-        nodes = self.world.sovereign.nodes
-        where, name = (nodes.namespace, nodes.plan_config_map) if kind is CONFIG_MAP else (None, None)
+    async def _changes(self, kind: Kind, where: str | None, name: str | None, seen: dict[tuple[str, str], str]) -> None:
         labels = NOT_HELM if kind is SECRET else None
         async with aclosing(self.world.cluster.watch(kind, where, name=name, labels=labels)) as changes:
             async for change, obj in changes:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from events.flow import STEPS
-from workers import flux, needs
+from workers import credentials, flux, needs
 from workers.adapters.cluster import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -217,7 +217,7 @@ async def _charts(world: World, ground: Ground, said: Preview) -> None:
     for in_git in (True, False):
         pairs = [p for p in todo.changes if (flux.owner(p[1], flux.OWNED_BY_KUSTOMIZATION) is not None) is in_git]
         await _change(said, ground, pairs, in_git)
-    secrets = await world.cluster.list(SECRET, labels="owner!=helm")
+    secrets = await credentials.secrets(world)
     referenced = {
         (key_of(obj)[0], str(name))
         for obj in seen.sources

@@ -203,6 +203,8 @@ class Sovereign(Described):
     tree: str = "clusters/_template/bootstrap-kit"
     """Path in the repository whose manifests Flux applies."""
     extra_images: tuple[str, ...] = ()
+    secret_namespaces: tuple[str, ...] = ()
+    """Namespaces whose Secrets are looked at for logins upstream; empty: all, which takes a cluster-wide read."""
     field_manager: str = "catalyst-cutover"
     """Never a name that begins with `kubectl`: Flux undoes those (fluxcd/pkg/ssa)."""
 

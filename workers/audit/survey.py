@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from schemas.events import Audited
 from schemas.nodes import NodePlan, NodeReport
+from workers import credentials
 from workers.adapters.cluster import (
     CONFIG_MAP,
     CONFIGURATION,
@@ -27,7 +28,6 @@ from workers.adapters.cluster import (
     PROVIDER,
     SECRET,
     STATEFUL_SET,
-    Cluster,
     Kind,
     Object,
     key_of,
@@ -56,8 +56,6 @@ WITH_GROUP = (OCI_REPOSITORY, PROVIDER, CONFIGURATION, FUNCTION)
 OPTIONAL = (BUCKET, IMAGE_REPOSITORY, K3S_CHART, K3S_PLAN)
 SOURCES = (*ALWAYS, *WITH_GROUP, *OPTIONAL)
 WORKLOADS = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET, CRON_JOB, JOB, POD)
-NOT_HELM = "owner!=helm"
-"""Helm keeps whole releases in Secrets, a megabyte each; they are no credentials."""
 _OVER = frozenset({"Succeeded", "Failed"})
 
 
@@ -75,7 +73,7 @@ class Inventory:
 
 async def audit(world: World) -> Audit:
     """Every tether there is. Raises nothing for what cannot be read: that is a finding."""
-    seen = await read(world.cluster)
+    seen = await read(world)
     try:
         reports = await world.nodes.latest()
     except Trouble as error:
@@ -97,9 +95,9 @@ def _order(found: Finding) -> tuple[bool, int, str, str]:
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-async def read(cluster: Cluster) -> Inventory:
+async def read(world: World) -> Inventory:
     """Everything, each kind by itself: one that is forbidden hides no other."""
-    seen = Inventory()
+    seen, cluster = Inventory(), world.cluster
     absent: list[Kind] = []
 
     async def look(kind: Kind) -> None:
@@ -107,7 +105,7 @@ async def read(cluster: Cluster) -> Inventory:
             if not await cluster.served(kind):
                 absent.append(kind)
                 return
-            seen.objects[kind] = await cluster.list(kind, labels=NOT_HELM if kind is SECRET else None)
+            seen.objects[kind] = await (credentials.secrets(world) if kind is SECRET else cluster.list(kind))
         except Trouble as error:
             seen.unread.append(unread(_tether(kind), kind.kind, "all of them", error))
 
@@ -167,6 +165,7 @@ def judged(seen: Inventory, sovereign: Sovereign, reports: Mapping[str, NodeRepo
         api = sovereign.catalyst_api
         mine = (o for o in seen.of(DEPLOYMENT) if key_of(o) == (api.namespace, api.deployment))
         found += judge.catalyst_api(next(mine, None))
+    found += _overlooked(seen, sovereign)
     found += judge.secrets(seen.of(SECRET), _referenced(seen, sovereign))
     return found
 
@@ -193,6 +192,14 @@ def workloads(seen: Inventory) -> Iterable[Object]:
         own = {(key_of(obj)[0], image) for image in images(pod_spec(obj))}
         if not over and not own <= said:
             yield obj
+
+
+def _overlooked(seen: Inventory, sovereign: Sovereign) -> list[Finding]:
+    """Pull secrets in use where we may not look."""
+    specs = [(obj, pod_spec(obj)) for obj in seen.of(*WORKLOADS)]
+    why = "its namespace is not among secret_namespaces"
+    left = credentials.overlooked(sovereign, specs, seen.of(*SOURCES))
+    return [unread(kinds.PULL_SECRETS, "Secret", place, why) for place in left]
 
 
 def _referenced(seen: Inventory, sovereign: Sovereign) -> set[tuple[str, str]]:

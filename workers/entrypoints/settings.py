@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     workspace: Path = Path(tempfile.gettempdir()) / "catalyst-cutover"
     """Scratch space for Git; must be writable."""
     log_level: str = "INFO"
+    withheld: tuple[str, ...] = ()
+    """Secrets that this process is not given, by the name of the setting: a node agent needs no login of Harbor."""
 
 
 _FROM_SOURCES: dict[str, Any] = {}  # every value comes from the file and the environment
@@ -129,6 +131,7 @@ def explain(error: ValidationError, named: Path | None) -> str:
 def secret_files(settings: BaseModel) -> dict[str, Path]:
     """Every file that the settings name as a secret, by the setting's name."""
     found: dict[str, Path] = {}
+    withheld = settings.withheld if isinstance(settings, Settings) else ()
 
     def walk(value: Any, name: str) -> None:
         if isinstance(value, BaseModel):
@@ -137,7 +140,7 @@ def secret_files(settings: BaseModel) -> dict[str, Path]:
         elif isinstance(value, tuple):
             for place, item in enumerate(value):
                 walk(item, f"{name}.{place}")
-        elif isinstance(value, Path) and name.endswith("_file"):
+        elif isinstance(value, Path) and name.endswith("_file") and name not in withheld:
             found[name] = value
 
     walk(settings, "")

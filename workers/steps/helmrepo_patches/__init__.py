@@ -14,7 +14,7 @@ from pathlib import Path
 
 from schemas.progress import Progress
 from schemas.results import SourcesPivoted
-from workers import flux
+from workers import credentials, flux
 from workers.adapters.cluster import (
     HELM_CHART,
     HELM_RELEASE,
@@ -309,7 +309,7 @@ async def _strips(world: World, before: Seen, public: frozenset[str]) -> list[tu
     # Credentials of local Harbor go into pull secrets only where a project asks for any.
     asks = any([not await world.harbor.is_public(project) for project in sorted(projects - public)])
     local: Auths = entry(sovereign.harbor.host, sovereign.harbor.login) if asks else {}
-    return strips(await world.cluster.list(SECRET), sovereign, referenced, local)
+    return strips(await credentials.secrets(world), sovereign, referenced, local)
 
 
 def _refers(obj: Object) -> list[Key]:
