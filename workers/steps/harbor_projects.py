@@ -7,17 +7,13 @@ Safe to repeat: creates only what is missing; what exists and is of another kind
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 from schemas.progress import Progress
 from schemas.results import ProjectsReady
 from workers import needs
-from workers.adapters.cluster import SECRET
+from workers import robot as robots
 from workers.adapters.harbor import HarborApi, Project, Robot
 from workers.adapters.oci import literal_projects
 from workers.errors import Stuck, Wait
@@ -107,24 +103,8 @@ async def _robot(world: World, wishes: Iterable[Wish]) -> Robot:
     """Whoever must sign in to pull uses this and never our own login. The secret is new each time."""
     sovereign = world.sovereign
     robot = await world.harbor.robot(sovereign.harbor.robot, [w.name for w in wishes])
-    metadata = {"name": sovereign.harbor.robot_secret, "namespace": sovereign.flux.namespace}
-    await world.cluster.apply(SECRET, pull_secret(metadata, sovereign.harbor.host, robot))
+    await robots.store(world, robot)
     return robot
-
-
-def pull_secret(metadata: dict[str, str], host: str, robot: Robot) -> dict[str, Any]:
-    """As kubelet and Flux read it (kubernetes.io/dockerconfigjson)."""
-    password = robot.secret.get_secret_value()
-    both = base64.b64encode(f"{robot.login}:{password}".encode()).decode()
-    auths = {host: {"username": robot.login, "password": password, "auth": both}}
-    content = base64.b64encode(orjson.dumps({"auths": auths})).decode()
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": metadata,
-        "type": "kubernetes.io/dockerconfigjson",
-        "data": {".dockerconfigjson": content},
-    }
 
 
 async def _literal(world: World) -> frozenset[str]:

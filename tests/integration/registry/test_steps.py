@@ -21,7 +21,7 @@ from sandbox.registry import Fault, Wrong
 from schemas.progress import Progress
 from schemas.results import Prewarmed, ProjectsReady
 from tests.integration.registry.conftest import PASSWORD, QUICK
-from workers import needs
+from workers import needs, robot
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.audit.finding import Finding, Severity
@@ -81,6 +81,9 @@ class FakeCluster:
     async def apply(self, kind: Any, obj: dict[str, Any], *, force: bool = True) -> dict[str, Any]:
         self.applied[kind.kind, obj["metadata"]["name"]] = obj
         return obj
+
+    async def get(self, kind: Any, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        return self.applied.get((kind.kind, name))
 
     async def served(self, kind: Any) -> bool:
         return any(o["kind"] == kind.kind for o in self.objects)
@@ -228,6 +231,18 @@ async def test_a_robot_may_pull_and_not_push_and_its_secret_is_new_each_time(sta
     assert again.changes == 0
     assert "its secret new" in again.summary
     assert (await may_pull(stage, second), await may_pull(stage, first)) == (200, 401)
+
+
+async def test_whoever_keeps_a_copy_of_the_robots_login_reads_it_in_one_place(stage: Stage) -> None:
+    async with stage.world() as world:
+        with pytest.raises(Wait, match="RobotAbsent"):
+            await robot.auths(world)
+        await stage.projects()
+        [(host, login)] = (await robot.auths(world)).items()
+        assert (host, login["username"], login["password"]) == (stage.sovereign.harbor.host, *robot_login(stage))
+        stage.cluster.applied["Secret", "cutover-harbor-robot"]["data"] = {".dockerconfigjson": "bm8="}
+        with pytest.raises(Stuck, match="RobotUnreadable"):
+            await robot.auths(world)
 
 
 async def test_a_robot_learns_of_new_projects(stage: Stage) -> None:
