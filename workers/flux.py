@@ -180,6 +180,17 @@ def field_set_at(obj: Object, *path: str) -> datetime | None:
     return max(times, default=None)
 
 
+def managers_of(obj: Object, *path: str) -> tuple[str, ...]:
+    """Who says what of a field, by `managedFields`, the newest first."""
+    entries = [
+        entry
+        for entry in obj["metadata"].get("managedFields") or []
+        if not entry.get("subresource") and _owns(entry.get("fieldsV1") or {}, path)
+    ]
+    newest = sorted(entries, key=lambda entry: str(entry.get("time", "")), reverse=True)
+    return tuple(dict.fromkeys(str(entry.get("manager", "")) for entry in newest))
+
+
 def moment(text: str) -> datetime:
     """An RFC 3339 time."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

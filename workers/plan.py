@@ -197,7 +197,10 @@ async def _source(world: World, ground: Ground, said: Preview) -> None:
     if source is None:
         said.trouble.append(f"SourceAbsent: there is no GitRepository {'/'.join(where)}")
         return
-    change = flux_gitrepository_patch.plan(source, sovereign, sovereign.upstream_git.branch)
+    branch = flux_gitrepository_patch.branch_of(source) or sovereign.upstream_git.branch
+    mine = [k for k in ground.kustomizations if flux.source_of(k) == where]
+    paths = flux_gitrepository_patch.reaching(sovereign, mine)
+    change = flux_gitrepository_patch.plan(source, sovereign, branch, paths)
     file = ground.tree.path / flux_gitrepository_patch.MARK
     if not flux_gitrepository_patch.marked(file.read_text(encoding="utf-8") if file.is_file() else None, sovereign):
         text = flux_gitrepository_patch.mark(sovereign, "(the run's id)")

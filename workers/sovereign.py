@@ -64,6 +64,8 @@ class Harbor(Described):
     login: Login
     ca_file: str | None = None
     """CA of `host` on the nodes, when it is not a public one."""
+    connect: str | None = None
+    """Base URL to use instead of `<scheme>://<host>` for asking what Flux would be told there: the sandbox."""
     robot: str = "cutover-pull"
     """Short name of the robot account that may pull from every project; step 2 makes it."""
     robot_secret: str = "cutover-harbor-robot"  # noqa: S105  a Secret's name, in Flux's namespace
@@ -120,6 +122,8 @@ class Flux(Described):
     pull_secret: str = "ghcr-pull"  # noqa: S105  a Secret's name
     git_secret: str = "cutover-gitea-auth"  # noqa: S105
     registry_secret: str = "cutover-harbor-pull"  # noqa: S105
+    own_paths: tuple[str, ...] = ("clusters/{fqdn}",)
+    """Directories of the Sovereign's own in the repository: `spec.ignore` is widened where it would hide one."""
     timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds to wait for one reconcile."""
 

@@ -87,6 +87,22 @@ async def settled(
     return seen
 
 
+async def brought(
+    cluster: Cluster, kind: Kind, wanted: Mapping[Key, str | None], timeout: float, *, again: bool
+) -> Seen:
+    """As `settled`, asking first. Unless `again`, who is there already is not asked: so a repeat writes nothing.
+
+    What has converged without a request of ours says only that nothing changed since Flux looked last. That is
+    proof where the revision is a commit of our own, and none of what was changed a moment ago.
+    """
+    if not again:
+        found = {key_of(obj): obj for obj in await cluster.list(kind)}
+        if not lagging({key: flux.converged(found.get(key), revision) for key, revision in wanted.items()}):
+            return found
+    token = await request(cluster, kind, wanted)
+    return await settled(cluster, kind, wanted, timeout, token=token)
+
+
 def lagging(verdicts: Mapping[Key, flux.Verdict]) -> dict[Key, flux.Verdict]:
     """Those that have not converged."""
     return {key: v for key, v in verdicts.items() if v.state is not flux.State.READY}
@@ -137,13 +153,13 @@ async def applied(
     timeout: float,
     *,
     must: frozenset[Key] = frozenset(),
+    again: bool = True,
 ) -> None:
-    """Every Kustomization has run again and applied the commit, in the order of their dependencies.
+    """Every Kustomization has applied the commit, in the order of their dependencies; with `again`, once more.
 
     A suspended one applies nothing, so it is left alone; unless it is among `must`, then Stuck.
     """
     active = [k for k in kustomizations if not (k.get("spec") or {}).get("suspend") or key_of(k) in must]
     for level in flux.in_order(active):
-        keys = [flux.key(k) for k in level]
-        token = await request(cluster, KUSTOMIZATION, keys)
-        await settled(cluster, KUSTOMIZATION, dict.fromkeys(keys, commit), timeout, token=token)
+        wanted = dict.fromkeys((flux.key(k) for k in level), commit)
+        await brought(cluster, KUSTOMIZATION, wanted, timeout, again=again)

@@ -14,7 +14,7 @@ from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, Object, key_
 from workers.adapters.git import Remote
 from workers.declared.changes import Change
 from workers.declared.files import Edits, Root, plan_edits
-from workers.declared.reconcile import Key, applied, request, settled
+from workers.declared.reconcile import Key, applied, brought
 from workers.errors import Stuck
 from workers.sovereign import Sovereign
 from workers.world import Order, World
@@ -146,9 +146,10 @@ def _undeclared(repo: Repository, plan: Edits) -> str:
     )
 
 
-async def reconcile(world: World, repo: Repository, commit: str, *, must: frozenset[Key] = frozenset()) -> None:
-    """Flux serves the commit and every Kustomization has applied it, after we asked."""
+async def reconcile(
+    world: World, repo: Repository, commit: str, *, must: frozenset[Key] = frozenset(), again: bool = True
+) -> None:
+    """Flux serves the commit and every Kustomization has applied it; with `again`, after we asked."""
     timeout = world.sovereign.flux.timeout
-    token = await request(world.cluster, GIT_REPOSITORY, [repo.key])
-    await settled(world.cluster, GIT_REPOSITORY, {repo.key: commit}, timeout, token=token)
-    await applied(world.cluster, repo.kustomizations, commit, timeout, must=must)
+    await brought(world.cluster, GIT_REPOSITORY, {repo.key: commit}, timeout, again=again)
+    await applied(world.cluster, repo.kustomizations, commit, timeout, must=must, again=again)

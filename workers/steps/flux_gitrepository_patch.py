@@ -1,24 +1,28 @@
-"""Step 5: Flux follows local Gitea.
+"""Step 5: Flux follows local Gitea, with every GitRepository that followed the mothership's repository.
 
 Proof is a revision that exists only there: an unchanged HEAD leaves the artifact byte for byte as it was, from
 whichever URL it came (source-controller `reconcileSource`), and Ready may be of the day before.
-Safe to repeat: a branch that already carries our commit gets no second one; a source that is right is not patched.
+Each keeps its own branch: a tenant's is applied by nobody but the tenant. Safe to repeat: a branch that already
+carries our commit gets no second one; a source that is right is not patched, and Flux is not asked again.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from schemas.progress import Progress
 from schemas.results import GitMirrored, GitRepositoryPivoted
 from workers import flux
-from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, SECRET, Object
-from workers.declared.changes import Change, holds, merge_patch
-from workers.declared.reconcile import Key, applied, request, settled
-from workers.declared.repository import Pushed, Repository, cluster_url, push
+from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, SECRET, Object, key_of
+from workers.declared.changes import Change, Value, holds, merge_patch
+from workers.declared.ignored import hides, widened
+from workers.declared.reconcile import Key, applied, brought
+from workers.declared.repository import Repository, cluster_url, push, remote_of
 from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
 from workers.world import Order, Report, World
@@ -29,37 +33,139 @@ MARK = ".catalyst/sovereign.yaml"
 REF = ("tag", "semver", "name", "commit")
 """Each goes before `branch` (source.toolkit.fluxcd.io/v1, GitRepositoryRef)."""
 
+HEADS = "refs/heads/"
 
-def plan(source: Object, sovereign: Sovereign, branch: str) -> Change:
-    """What the GitRepository shall say: url, branch and credentials together, so that none is tried alone."""
-    name, namespace = sovereign.flux.git_repository, sovereign.flux.namespace
-    if (source.get("spec") or {}).get("suspend"):
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """One GitRepository that shall follow local Gitea, and the Kustomizations that apply what it serves."""
+
+    source: Object
+    branch: str
+    change: Change
+    kustomizations: tuple[Object, ...]
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return key_of(self.source)
+
+    @property
+    def suspended(self) -> bool:
+        """It shall name local Gitea all the same: one day somebody resumes it."""
+        return bool(self.source["spec"].get("suspend"))
+
+
+def branch_of(source: Object) -> str | None:
+    """The branch that a GitRepository follows; None when it is pinned to a tag, a range or a commit."""
+    ref = (source.get("spec") or {}).get("ref") or {}
+    if any(ref.get(key) for key in ("commit", "semver", "tag")):
+        return None
+    if name := str(ref.get("name") or ""):
+        return name.removeprefix(HEADS) if name.startswith(HEADS) else None
+    return str(ref.get("branch") or "master")
+
+
+def same_repository(url: str, other: str) -> bool:
+    """True when two URLs name one repository, however they spell it (scheme, user, `.git`, case of the host)."""
+    return _bare(url) == _bare(other)
+
+
+def _bare(url: str) -> tuple[str, str]:
+    found = re.match(r"(?:\w+://)?(?:[^@/]*@)?([^/:]+(?::\d+)?)[/:](.*)", url.strip())
+    host, path = (found[1].lower(), found[2]) if found else (url, "")
+    return host, re.sub(r"(\.git)?/*$", "", path.lower())
+
+
+def plan(source: Object, sovereign: Sovereign, branch: str, paths: Iterable[str] = ()) -> Change:
+    """What the GitRepository shall say: url, branch and credentials together, so that none is tried alone.
+
+    `paths` must reach Flux: where `spec.ignore` would hide one of them, it is widened in the same change.
+    """
+    namespace, name = key_of(source)
+    main = (namespace, name) == (sovereign.flux.namespace, sovereign.flux.git_repository)
+    if main and (source.get("spec") or {}).get("suspend"):
         message = f"GitRepository {namespace}/{name} is suspended, so Flux would go on with its old copy; resume it"
         raise Stuck("SourceSuspended", message)
     if source["spec"].get("verify"):
         message = f"GitRepository {namespace}/{name} verifies signatures, and commits made here carry none"
         raise Stuck("SourceVerifiesSignatures", f"{message}; remove spec.verify")
+    fields: dict[tuple[str | int, ...], Value] = {
+        ("spec", "url"): cluster_url(sovereign),
+        ("spec", "ref", "branch"): branch,
+        ("spec", "secretRef", "name"): sovereign.flux.git_secret,
+    }
+    ignore = source["spec"].get("ignore")
+    if ignore is not None and (hidden := [path for path in paths if hides(ignore, path)]):
+        fields["spec", "ignore"] = widened(ignore, hidden)
     return Change(
         GIT_REPOSITORY,
         namespace,
         name,
-        fields={
-            ("spec", "url"): cluster_url(sovereign),
-            ("spec", "ref", "branch"): branch,
-            ("spec", "secretRef", "name"): sovereign.flux.git_secret,
-        },
+        fields=fields,
         absent=(*(("spec", "ref", key) for key in REF), ("spec", "proxySecretRef")),
     )
 
 
-def credentials(sovereign: Sovereign) -> Object:
+def followed(
+    sources: Iterable[Object], kustomizations: Collection[Object], sovereign: Sovereign, mirrored: GitMirrored
+) -> tuple[list[Followed], list[str]]:
+    """Every GitRepository of the mothership's repository, the main one first; and third parties' in words.
+
+    Raises Stuck for one that cannot follow a branch, or that someone else than Git writes.
+    """
+    main = (sovereign.flux.namespace, sovereign.flux.git_repository)
+    found: list[Followed] = []
+    others: list[str] = []
+    for source in sorted(sources, key=lambda s: key_of(s) != main):
+        key, url = key_of(source), str(source["spec"].get("url", ""))
+        ours = any(same_repository(url, each) for each in (sovereign.upstream_git.url, cluster_url(sovereign)))
+        if key != main and not ours:
+            if not same_host(url, cluster_url(sovereign)):
+                others.append(f"GitRepository {'/'.join(key)} ({_bare(url)[0]})")
+            continue
+        branch = branch_of(source) or _unpinned(source, mirrored)
+        mine = tuple(k for k in kustomizations if flux.source_of(k) == key)
+        change = plan(source, sovereign, branch, reaching(sovereign, mine))
+        if not holds(change, source) and (owner := flux.owner(source, flux.OWNED_BY_RELEASE)):
+            message = f"GitRepository {'/'.join(key)} is rendered by HelmRelease {'/'.join(owner)}"
+            raise Stuck("RenderedByHelm", f"{message}; set its url, branch and secretRef in the release's values")
+        found.append(Followed(source, branch, change, mine))
+    return found, others
+
+
+def same_host(url: str, other: str) -> bool:
+    """True when both are served by one host."""
+    return _bare(url)[0] == _bare(other)[0]
+
+
+def reaching(sovereign: Sovereign, kustomizations: Iterable[Object]) -> list[str]:
+    """What must reach Flux: all that is applied, and the Sovereign's own directory, which is written to later."""
+    applied_ = [str((k.get("spec") or {}).get("path") or ".") for k in kustomizations]
+    own = [path.format(fqdn=sovereign.fqdn) for path in sovereign.flux.own_paths] if applied_ else []
+    return [path for each in (*applied_, *own) if (path := each.removeprefix("./").strip("/")) not in ("", ".")]
+
+
+def _unpinned(source: Object, mirrored: GitMirrored) -> str:
+    """A pinned source may follow the branch when that changes nothing of what is applied."""
+    if flux.commit_of(flux.revision_of(source)) == mirrored.upstream_sha:
+        return mirrored.branch
+    ref = (source["spec"].get("ref") or {}).items()
+    message = (
+        f"GitRepository {'/'.join(key_of(source))} is pinned to {', '.join(f'{k} {v}' for k, v in ref)}, which is not "
+        f"the head of {mirrored.branch}: later steps commit to a branch, and following it would apply more than this"
+    )
+    raise Stuck("SourcePinned", f"{message}; let it follow a branch first")
+
+
+def credentials(sovereign: Sovereign, namespace: str | None = None) -> Object:
     """The Secret from which source-controller signs in: even public clones need it in a Gitea that wants sign-in."""
     login = sovereign.gitea.login
     plain = {"username": login.username, "password": login.password().get_secret_value()}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": sovereign.flux.git_secret, "namespace": sovereign.flux.namespace},
+        "metadata": {"name": sovereign.flux.git_secret, "namespace": namespace or sovereign.flux.namespace},
         "type": "Opaque",
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()},
     }
@@ -77,77 +183,133 @@ def marked(text: str | None, sovereign: Sovereign) -> bool:
 
 
 async def run(order: Order, world: World, report: Report) -> GitRepositoryPivoted:
-    """Point the GitRepository at local Gitea and wait until it serves a commit that exists only there."""
+    """Point the GitRepositories at local Gitea and wait until each serves a commit that exists only there."""
     sovereign, cluster = world.sovereign, world.cluster
-    key = (sovereign.flux.namespace, sovereign.flux.git_repository)
+    main = (sovereign.flux.namespace, sovereign.flux.git_repository)
     mirrored = order.results["gitea-mirror"]
     if not isinstance(mirrored, GitMirrored):
         raise Stuck("MirrorUnknown", "the result of gitea-mirror is missing in this run; run it again")
-    source = await cluster.get(GIT_REPOSITORY, key[1], key[0])
-    if source is None:
-        raise Stuck("SourceAbsent", f"there is no GitRepository {'/'.join(key)}; check flux.git_repository")
-    change = plan(source, sovereign, mirrored.branch)
+    sources = await cluster.list(GIT_REPOSITORY)
+    if main not in {key_of(source) for source in sources}:
+        raise Stuck("SourceAbsent", f"there is no GitRepository {'/'.join(main)}; check flux.git_repository")
     kustomizations = await cluster.list(KUSTOMIZATION)
+    todo, others = followed(sources, kustomizations, sovereign, mirrored)
+    await _branches(world, todo)
 
     await report(Progress(message="a commit of the Sovereign's own in local Gitea", percent=10))
-    pushed = await _own_commit(order, world, mirrored, source, change, kustomizations)
+    heads, commits = await _own_commits(order, world, mirrored, todo, kustomizations)
     await report(Progress(message="credentials, then the source", percent=30))
-    changes = int(pushed.new) + int(await _provide(world, credentials(sovereign)))
-    if not holds(change, source):
-        await cluster.patch(GIT_REPOSITORY, key[1], key[0], merge_patch(change, source))
-        changes += 1
+    changes = commits + await _point(world, todo)
 
     await report(Progress(message="Flux fetches from local Gitea", percent=50))
-    revision = await _served(world, key, pushed.commit)
+    active = [each for each in todo if not each.suspended]
+    wanted: dict[Key, str | None] = {each.key: heads[each.branch] for each in active}
+    seen = await brought(cluster, GIT_REPOSITORY, wanted, sovereign.flux.timeout, again=changes > 0)
     await report(Progress(message="Flux applies it", percent=70))
-    mine = [k for k in kustomizations if flux.source_of(k) == key]
-    await applied(cluster, mine, pushed.commit, sovereign.flux.timeout)
-    # Only now: a manifest of the source in the repository itself would have been applied again.
-    now = await cluster.get(GIT_REPOSITORY, key[1], key[0])
-    if not holds(change, now):
-        raise Wait("SourceReverted", f"GitRepository {'/'.join(key)} was changed back after the patch")
+    for each in active:
+        await applied(cluster, each.kustomizations, heads[each.branch], sovereign.flux.timeout, again=changes > 0)
+    await _look_again(world, todo)
     return GitRepositoryPivoted(
         changes=changes,
-        summary=_summary(changes, revision, len(mine)),
+        summary=_summary(changes, todo, others, flux.revision_of(seen[main])),
         url=cluster_url(sovereign),
-        revision=revision,
-        previous_url=str(source["spec"]["url"]),
+        revision=flux.revision_of(seen[main]),
+        previous_url=str(todo[0].source["spec"]["url"]),
     )
 
 
-def _summary(changes: int, revision: str, kustomizations: int) -> str:
-    if not changes:
-        return f"nothing to do: Flux already follows local Gitea, at {revision}"
-    return f"Flux follows local Gitea at {revision}, applied by {kustomizations} Kustomizations"
+def _summary(changes: int, todo: list[Followed], others: Iterable[str], revision: str) -> str:
+    applied_ = sum(len(each.kustomizations) for each in todo)
+    done = f"Flux follows local Gitea at {revision}, applied by {applied_} Kustomizations"
+    words = [done if changes else f"nothing to do: Flux already follows local Gitea, at {revision}"]
+    if more := [f"{'/'.join(each.key)} ({each.branch})" for each in todo[1:]]:
+        words.append(f"so do {', '.join(more[:10])}")
+    if asleep := ["/".join(each.key) for each in todo if each.suspended]:
+        words.append(f"suspended, so repointed and not proven: {', '.join(asleep[:10])}")
+    if named := list(others):
+        words.append(f"left alone, of third parties: {', '.join(named[:10])}")
+    return "; ".join(words)
 
 
-async def _own_commit(
-    order: Order,
-    world: World,
-    mirrored: GitMirrored,
-    source: Object,
-    change: Change,
-    kustomizations: list[Object],
-) -> Pushed:
-    """A head that upstream does not have. Where Git declares the source itself, the same commit changes that."""
+async def _branches(world: World, todo: Iterable[Followed]) -> None:
+    """Local Gitea has every branch that will be followed. Raises Stuck `BranchNotMirrored`, nothing changed."""
+    heads = await world.git.ls_remote(remote_of(world.sovereign, cluster_url(world.sovereign)))
+    if absent := [f"{each.branch} ({'/'.join(each.key)})" for each in todo if HEADS + each.branch not in heads]:
+        message = f"local Gitea has no branch {', '.join(absent)}"
+        raise Stuck("BranchNotMirrored", f"{message}: Flux would lose what it applies; run gitea-mirror again")
+
+
+async def _own_commits(
+    order: Order, world: World, mirrored: GitMirrored, todo: list[Followed], kustomizations: list[Object]
+) -> tuple[dict[str, str], int]:
+    """A head for each branch that upstream does not have, and how many commits that took.
+
+    Where Git declares a source itself, the commit of the repository that declares it changes that too.
+    """
     sovereign = world.sovereign
-    owner = flux.owner(source, flux.OWNED_BY_KUSTOMIZATION)
-    key = flux.key(source)
-    mine = tuple(k for k in kustomizations if flux.source_of(k) == key)
-    # The repository that will be followed, not the one that is: the live url is still upstream's.
-    local = Repository(key, cluster_url(sovereign), mirrored.branch, mine)
+    declared = _declared(todo, kustomizations)
+    heads: dict[str, str] = {}
+    new = 0
 
     def own(checkout: Path) -> Mapping[Path, str]:
         file = checkout / MARK
         text = file.read_text(encoding="utf-8") if file.is_file() else None
         return {} if marked(text, sovereign) else {file: mark(sovereign, order.run)}
 
-    declared = [change] if owner is not None else []
-    pushed = await push(world, order, local, declared, f"This repository is {sovereign.fqdn}'s own", also=own)
-    if pushed.commit == mirrored.upstream_sha:
-        message = f"{mirrored.branch} in local Gitea ends in {pushed.commit}, which upstream has too: no proof"
+    for each in todo:
+        # The repository that will be followed, not the one that is: the live url is still upstream's.
+        local = Repository(each.key, cluster_url(sovereign), each.branch, each.kustomizations)
+        subject = f"This repository is {sovereign.fqdn}'s own"
+        pushed = await push(world, order, local, declared.get(each.key, []), subject, also=own)
+        heads[each.branch] = pushed.commit
+        new += pushed.new
+    if heads.get(mirrored.branch) == mirrored.upstream_sha:
+        message = f"{mirrored.branch} in local Gitea ends in {mirrored.upstream_sha}, which upstream has too: no proof"
         raise Stuck("NoLocalCommit", message)
-    return pushed
+    return heads, new
+
+
+def _declared(todo: Iterable[Followed], kustomizations: Iterable[Object]) -> dict[Key, list[Change]]:
+    """The changes by the GitRepository whose repository declares them; what nobody declares is not among them."""
+    todo, sources = list(todo), {key_of(k): flux.source_of(k) for k in kustomizations}
+    found: dict[Key, list[Change]] = {}
+    for each in todo:
+        owner = flux.owner(each.source, flux.OWNED_BY_KUSTOMIZATION)
+        if owner is None:
+            continue
+        source = sources.get(owner)
+        if source not in {one.key for one in todo}:
+            message = f"{each.change} belongs to Kustomization {'/'.join(owner)}"
+            raise Stuck("DeclaredElsewhere", f"{message}, which follows no repository that is local; change it there")
+        found.setdefault(source, []).append(each.change)
+    return found
+
+
+async def _point(world: World, todo: Iterable[Followed]) -> int:
+    """Secrets, then sources, the main one first. How many had to be written."""
+    written = 0
+    for each in todo:
+        written += await _provide(world, credentials(world.sovereign, each.key[0]))
+        if not holds(each.change, each.source):
+            body = merge_patch(each.change, each.source)
+            await world.cluster.patch(GIT_REPOSITORY, each.key[1], each.key[0], body)
+            written += 1
+    return written
+
+
+async def _look_again(world: World, todo: Iterable[Followed]) -> None:
+    """Only now: a manifest of the source in the repository itself would have been applied again."""
+    for each in todo:
+        now = await world.cluster.get(GIT_REPOSITORY, each.key[1], each.key[0])
+        if not holds(each.change, now):
+            message = f"GitRepository {'/'.join(each.key)} was changed back after the patch"
+            raise Wait("SourceReverted", f"{message}{_writer(now)}; who writes it must say local Gitea too")
+
+
+def _writer(obj: Object | None) -> str:
+    """Who last wrote `spec.url`, by the API server's own record."""
+    names = flux.managers_of(obj, "spec", "url") if obj is not None else ()
+    return f" by {', '.join(names)}" if names else ""
 
 
 async def _provide(world: World, secret: Object) -> bool:
@@ -159,10 +321,3 @@ async def _provide(world: World, secret: Object) -> bool:
         return False
     await world.cluster.apply(SECRET, secret)
     return True
-
-
-async def _served(world: World, key: Key, commit: str) -> str:
-    timeout = world.sovereign.flux.timeout
-    token = await request(world.cluster, GIT_REPOSITORY, [key])
-    seen = await settled(world.cluster, GIT_REPOSITORY, {key: commit}, timeout, token=token)
-    return flux.revision_of(seen[key])
