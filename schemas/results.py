@@ -51,6 +51,8 @@ class Prewarmed(StepResult):
     """Reference as the cluster spells it -> digest that local Harbor serves."""
     reasons: dict[str, tuple[str, ...]]
     """Reference -> why it is on the list."""
+    places: dict[str, str] = Field(default_factory=dict)
+    """Reference -> `repository:tag` or `repository@digest` of local Harbor that stands for it."""
     notices: tuple[str, ...] = ()
 
 
@@ -80,6 +82,8 @@ class SourcesPivoted(StepResult):
     charts_fetched: int
     pull_secrets: int
     commit: str
+    third_parties: tuple[str, ...] = ()
+    """Sources that are neither the mothership's nor local, left as they are: step 8 refuses them unless excepted."""
 
 
 class CatalystApiPivoted(StepResult):

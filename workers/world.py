@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from schemas.nodes import NodeReport
 from schemas.progress import Progress
-from schemas.results import StepResult
+from schemas.results import Prewarmed, StepResult
 from workers.sovereign import Sovereign
 
 if TYPE_CHECKING:
@@ -50,6 +50,22 @@ class NodeReports(Protocol):
         ...
 
 
+class Copied(Protocol):
+    """What the log says was copied into local Harbor."""
+
+    async def latest(self) -> Prewarmed | None:
+        """The newest success of harbor-prewarm, of whichever run; None before the first. Raises Wait, Stuck."""
+        ...
+
+
+class NothingCopied:
+    """For whoever has no log at hand: nobody says that anything was copied."""
+
+    async def latest(self) -> Prewarmed | None:
+        """Nothing."""
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """The outside systems, one adapter each, and the description they share."""
@@ -61,3 +77,4 @@ class World:
     harbor: HarborApi
     registries: Registries
     nodes: NodeReports
+    copied: Copied = field(default_factory=NothingCopied)

@@ -109,3 +109,18 @@ class Audit:
         worst = sorted(self.counting, key=lambda f: f.severity is Severity.EXTERNAL)
         found = tuple(f.model_dump(mode="json", exclude_defaults=True) for f in worst[:MOST])
         return Audited(findings=found, clean=self.clean, omitted=len(worst) - len(found), signer=signer)
+
+
+def unread(tether: Tether, kind: str, name: str, why: object) -> Finding:
+    """Something nobody could look at."""
+    return Finding(
+        tether=tether.number,
+        title=tether.title,
+        severity=Severity.UNREADABLE,
+        kind=kind,
+        name=name,
+        field="not read",
+        host=str(why)[:300],
+        puller=tether.puller,
+        cut_by="make it readable: grant the verb, start the agent, install the CRD",
+    )

@@ -33,7 +33,8 @@ from workers.adapters.cluster import (
     key_of,
 )
 from workers.audit import finding as kinds
-from workers.audit.finding import Audit, Finding, Severity, Tether
+from workers.audit.finding import Audit, Finding, Severity, Tether, unread
+from workers.audit.kept import forgotten
 from workers.audit.rules import Judge, all_hold, pod_spec
 from workers.declared.reconcile import each
 from workers.entrypoints.node_agent import PLAN_KEY
@@ -79,7 +80,7 @@ async def audit(world: World) -> Audit:
     except Trouble as error:
         reports = {}
         seen.unread.append(unread(kinds.MIRRORS, "NodeReport", "all nodes", error))
-    findings = judged(seen, world.sovereign, reports)
+    findings = [*judged(seen, world.sovereign, reports), *await forgotten(world)]
     return Audit(datetime.now(UTC), tuple(sorted(findings, key=_order)))
 
 
@@ -115,21 +116,6 @@ async def read(world: World) -> Inventory:
         if kind not in OPTIONAL and (kind in ALWAYS or not kind.group or kind.group in groups):
             seen.unread.append(unread(_tether(kind), kind.kind, "all of them", f"{kind.resource} is not served"))
     return seen
-
-
-def unread(tether: Tether, kind: str, name: str, why: object) -> Finding:
-    """Something nobody could look at."""
-    return Finding(
-        tether=tether.number,
-        title=tether.title,
-        severity=Severity.UNREADABLE,
-        kind=kind,
-        name=name,
-        field="not read",
-        host=str(why)[:300],
-        puller=tether.puller,
-        cut_by="make it readable: grant the verb, start the agent, install the CRD",
-    )
 
 
 def _tether(kind: Kind) -> Tether:

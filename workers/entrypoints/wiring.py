@@ -22,7 +22,7 @@ from events.log import LogUnavailable
 from schemas.events import Audited
 from schemas.nodes import NodeReport
 from schemas.results import StepResult
-from workers import admission, certify, drift, projector, watchman
+from workers import admission, certify, drift, preflight, projector, watchman
 from workers.adapters.cluster import Cluster
 from workers.adapters.git import Git
 from workers.adapters.gitea import GiteaApi
@@ -30,6 +30,7 @@ from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.audit import survey
 from workers.autofire.rule import Rule
+from workers.copies import Copies, CopyLog
 from workers.entrypoints.classes import EVERYTHING, Duties
 from workers.entrypoints.settings import Settings, redactor
 from workers.errors import Wait
@@ -38,7 +39,7 @@ from workers.pool import Pool, Work
 from workers.proof import block
 from workers.scribe import Scribe
 from workers.verdict import Limits
-from workers.world import NodeReports, Order, Report, World
+from workers.world import Copied, NodeReports, Order, Report, World
 
 log = logging.getLogger("cutover")
 
@@ -63,7 +64,9 @@ async def cluster(settings: Settings) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def world(settings: Settings, api: Cluster, inbox: NodeReports) -> AsyncIterator[World]:
+async def world(
+    settings: Settings, api: Cluster, inbox: NodeReports, copied: Copied | None = None
+) -> AsyncIterator[World]:
     """Every adapter with its client, closed at the end."""
     sovereign = settings.sovereign
     async with AsyncExitStack() as stack:
@@ -75,6 +78,7 @@ async def world(settings: Settings, api: Cluster, inbox: NodeReports) -> AsyncIt
             harbor=await stack.enter_async_context(HarborApi.open(sovereign.harbor)),
             registries=await stack.enter_async_context(Registries.open(sovereign)),
             nodes=inbox,
+            copied=copied or CopyLog(settings.nats),
         )
 
 
@@ -118,7 +122,7 @@ async def work(
         await (stream.ensure() if duties.found else stream.await_ensured(say))
         api = await stack.enter_async_context(cluster(settings))
         journal, writer, inbox = Journal(stream), scribe(settings), Inbox(stream)
-        everything = await stack.enter_async_context(world(settings, api, inbox))
+        everything = await stack.enter_async_context(world(settings, api, inbox, Copies(stream)))
         place = settings.status
         rule = Rule(**settings.auto_fire.model_dump())
 
@@ -140,7 +144,8 @@ async def work(
             tasks.start_soon(inbox.follow)
             tasks.start_soon(pool.serve)
             if duties.admit:
-                tasks.start_soon(admission.serve, stream, journal, writer, rule)
+                gate = preflight.gate(settings.handover, everything)
+                tasks.start_soon(admission.serve, stream, journal, writer, rule, gate)
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
             if duties.project:
 

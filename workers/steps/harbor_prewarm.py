@@ -121,10 +121,12 @@ def result(places: Sequence[Place], copy_plan: CopyPlan, bytes_moved: int, notic
     digests = {(i.wanted.repository, i.wanted.tag): i.closure.digest for i in copy_plan.items}
     references: dict[str, str] = {}
     reasons: dict[str, tuple[str, ...]] = {}
+    whereabouts: dict[str, str] = {}
     for place in places:
         for listed in place.listed:
             for spelled in listed.spelled:
                 references[spelled] = digests[place.wanted.repository, place.wanted.tag]
+                whereabouts[spelled] = place.wanted.name
                 reasons[spelled] = tuple(dict.fromkeys([*reasons.get(spelled, ()), *listed.reasons]))
     everything = copy_plan.digests
     changes = sum(not i.wanted.pulled for i in copy_plan.todo)
@@ -139,6 +141,7 @@ def result(places: Sequence[Place], copy_plan: CopyPlan, bytes_moved: int, notic
         bytes_moved=bytes_moved,
         references=dict(sorted(references.items())),
         reasons=dict(sorted(reasons.items())),
+        places=dict(sorted(whereabouts.items())),
         notices=notices,
     )
 

@@ -21,7 +21,7 @@ from sandbox.registry import Fault, Wrong
 from schemas.progress import Progress
 from schemas.results import Prewarmed, ProjectsReady
 from tests.integration.registry.conftest import PASSWORD, QUICK
-from workers import needs, robot
+from workers import robot
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.audit.finding import Finding, Severity
@@ -488,22 +488,21 @@ def with_retention(stage: Stage, project: str) -> None:
     core._retain(core.state.projects[project])
 
 
-async def audited(stage: Stage) -> list[Finding]:
+async def audited(stage: Stage, copied: Prewarmed) -> list[Finding]:
     async with stage.world() as world:
-        listed, _ = needs.listing(stage.sovereign, (await needs.gather(world)).found)
-        return await forgotten(world, listed)
+        return await forgotten(world, copied)
 
 
 async def test_seven_days_later_a_proxy_has_forgotten_and_the_audit_says_what_and_why(stage: Stage) -> None:
     as_proxy(stage, "xpkg.upbound.io")
     await stage.projects()
-    await _prewarmed(stage)
-    assert await audited(stage) == []
+    copied = await _prewarmed(stage)
+    assert await audited(stage, copied) == []
     with_retention(stage, "proxy-xpkg")
     stage.site.clock.skip(timedelta(days=8))
     async with stage.api() as api:
         await api.get("/projects/proxy-xpkg/repositories/crossplane-contrib%252Fprovider-hcloud/artifacts")
-    found = {f.name: f for f in await audited(stage)}
+    found = {f.name: f for f in await audited(stage, copied)}
     local = "proxy-xpkg/crossplane-contrib/provider-hcloud:v0.4.0"
     assert set(found) == {local, "proxy-xpkg"}
     assert found[local].severity is Severity.EXTERNAL
@@ -518,15 +517,33 @@ async def test_seven_days_later_hosted_projects_hold_everything(stage: Stage) ->
     stage.site.clock.skip(timedelta(days=8))
     async with stage.api() as api:
         await api.get("/projects/proxy-xpkg/repositories/crossplane-contrib%252Fprovider-hcloud/artifacts")
-    assert await audited(stage) == []
+    assert await audited(stage, result) == []
     again = await stage.prewarm()
     assert (again.changes, again.references) == (0, result.references)
 
 
-async def test_a_harbor_that_cannot_be_asked_is_a_finding_and_no_pass(stage: Stage) -> None:
+async def test_a_harbor_that_cannot_be_asked_is_one_finding_and_no_pass(stage: Stage) -> None:
     await stage.projects()
-    await stage.prewarm()
+    copied = await stage.prewarm()
     stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/artifacts/", status=502, times=None))
-    found = await audited(stage)
-    assert found
-    assert {f.severity for f in found} == {Severity.UNREADABLE}
+    [found] = await audited(stage, copied)
+    assert found.severity is Severity.UNREADABLE
+
+
+async def test_a_log_that_does_not_say_where_copies_are_is_no_pass(stage: Stage) -> None:
+    await stage.projects()
+    copied = await stage.prewarm()
+    [found] = await audited(stage, copied.model_copy(update={"places": {}}))
+    assert found.severity is Severity.UNREADABLE
+
+
+async def test_what_is_pinned_is_looked_for_by_its_digest(stage: Stage) -> None:
+    digest = stage.site.upstream["docker.io"].store.tags("library/nats")["2.10.22-alpine"]
+    stage.cluster.objects.append(pod("pinned", f"nats@{digest}"))
+    await stage.projects()
+    copied = await stage.prewarm()
+    assert copied.places[f"nats@{digest}"] == f"proxy-docker/library/nats@{digest}"
+    stage.site.harbor.store.untag("proxy-docker/library/nats", "2.10.22-alpine")
+    assert [f.name for f in await audited(stage, copied)] == ["proxy-docker/library/nats:2.10.22-alpine"]
+    stage.site.harbor.store.delete_manifest("proxy-docker/library/nats", digest)
+    assert len(await audited(stage, copied)) == 2

@@ -35,6 +35,12 @@ class Wanted:
         digest = self.reference.digest
         return f"kept-{digest.removeprefix('sha256:')[:40]}" if digest else self.reference.pin
 
+    @property
+    def name(self) -> str:
+        """As local Harbor's database knows what readers ask for: `repository:tag`, or `repository@digest`."""
+        digest = self.reference.digest
+        return f"{self.repository}@{digest}" if digest else f"{self.repository}:{self.tag}"
+
 
 def placed(sovereign: Sovereign, reference: Reference, what: What) -> Wanted | None:
     """Where the reference lives in local Harbor; None when nobody mapped its host."""
