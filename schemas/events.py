@@ -20,6 +20,10 @@ class Requested(Arrives):
     operator: str | None = None
     """Who asks, in words for people. The entitled identity is `authid` of the envelope."""
     reason: str | None = None
+    unless_complete: bool = False
+    """Refuse when the cutover is complete: whoever asks does not want it done again."""
+    preflight: bool = False
+    """Refuse when the plan finds what would stop a step."""
 
 
 class CancelRequested(Arrives):

@@ -24,6 +24,23 @@ class NodePlan(Travels):
     """Host of local Harbor as nodes name it, port included."""
     mirrors: tuple[Mirror, ...]
     ca_file: str | None = None
+    """Path on the node of the registry's CA, when somebody else puts it there."""
+    ca: str | None = None
+    """The CA itself (PEM): the agent puts it on the node."""
+
+
+class Turn(Travels):
+    """Which nodes may obey the plan by now. Kept beside it; only ever grows."""
+
+    digest: str
+    """Digest of the NodePlan that it is about: a turn for another plan is nobody's."""
+    nodes: tuple[str, ...] = ()
+    everyone: bool = False
+    """All have had their turn, so a node that joins later need not wait for one."""
+
+    def admits(self, node: str, digest: str) -> bool:
+        """May this node obey the plan of this digest?"""
+        return self.digest == digest and (self.everyone or node in self.nodes)
 
 
 class NodeReport(Arrives):

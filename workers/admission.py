@@ -6,6 +6,7 @@ One active run per Sovereign, because `accepted` is appended by compare-and-set 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import anyio
@@ -27,20 +28,31 @@ log = logging.getLogger("cutover.admission")
 
 KINDS = {subjects.REQUESTED: "requested", subjects.CANCEL: "cancel", subjects.LOGIN: "login"}
 NOBODY = Rule()
+Gate = Callable[[facts.Requested], Awaitable[tuple[str, str] | None]]
+"""Why a request begins no run as the world stands: (reason, message); `workers.preflight` makes one."""
+KEEP = 5.0
+"""Seconds between two words to the broker that a delivery is still worked on; well below `ack_wait`."""
 
 
-async def serve(stream: JetStreamLog, journal: Journal, scribe: Scribe, rule: Rule = NOBODY) -> None:
+async def open_to_all(_: facts.Requested) -> tuple[str, str] | None:
+    """No gate."""
+    return None
+
+
+async def serve(
+    stream: JetStreamLog, journal: Journal, scribe: Scribe, rule: Rule = NOBODY, gate: Gate = open_to_all
+) -> None:
     """Take requests, cancels and logins for ever, in their order: a cancel never overtakes the login before it."""
     async for delivery in stream.deliveries(ADMISSION):
         try:
-            await _handle(stream, journal, scribe, delivery, rule)
+            await _handle(stream, journal, scribe, delivery, rule, gate)
         except (LogUnavailable, Conflict) as error:
             log.warning("%s; the message will come again", error)
             await delivery.later(1.0)
 
 
 async def _handle(
-    stream: JetStreamLog, journal: Journal, scribe: Scribe, delivery: Delivery, rule: Rule
+    stream: JetStreamLog, journal: Journal, scribe: Scribe, delivery: Delivery, rule: Rule, gate: Gate
 ) -> None:  # fmt: skip
     try:
         event, data = admit(delivery.raw, KINDS[delivery.subject])
@@ -50,7 +62,7 @@ async def _handle(
     while True:
         state = await journal.refresh()
         try:
-            refusal = await _serve(journal, scribe, state, delivery, data, event, rule)
+            refusal = await _serve(journal, scribe, state, delivery, data, event, rule, gate)
         except Conflict:
             continue
         if refusal is not None and refusal[0]:
@@ -61,13 +73,24 @@ async def _handle(
 
 
 async def _serve(
-    journal: Journal, scribe: Scribe, state: State, delivery: Delivery, data: BaseModel, event: Event, rule: Rule
+    journal: Journal,
+    scribe: Scribe,
+    state: State,
+    delivery: Delivery,
+    data: BaseModel,
+    event: Event,
+    rule: Rule,
+    gate: Gate,
 ) -> tuple[str, str] | None:
     """Do what is asked, or say why not. Raises Conflict when it must be decided again."""
     match data:
         case facts.Requested():
-            refusal = why_not_accept(state, delivery.seq)
+            refusal = why_not_accept(state, delivery.seq) or why_not_again(state, data)
             if refusal is None:
+                refusal = await _asked(gate, data, delivery)
+            if refusal is None:
+                if journal.state.seq != state.seq:  # the world was asked for a while
+                    raise Conflict("the journal moved on")
                 await accept(journal, scribe, delivery.seq, data, event)
         case facts.Login():
             refusal = why_not_arm(state, rule, data, event)
@@ -93,6 +116,29 @@ def why_not_accept(state: State, seq: int) -> tuple[str, str] | None:
     if run is not None and state.active:
         return "RunActive", f"run {run.id} is active at {run.current or 'its start'}; cancel it, or wait for its end"
     return None
+
+
+def why_not_again(state: State, data: facts.Requested) -> tuple[str, str] | None:
+    """Whoever wants the cutover done, and not done again, is told that it is done."""
+    if data.unless_complete and state.complete:
+        return "AlreadyComplete", "the cutover is complete"
+    return None
+
+
+async def _asked(gate: Gate, data: facts.Requested, delivery: Delivery) -> tuple[str, str] | None:
+    """What the gate says, while the delivery is kept ours: a preflight may take longer than `ack_wait`."""
+    refusal: tuple[str, str] | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def keep() -> None:
+            while True:
+                await anyio.sleep(KEEP)
+                await delivery.working()
+
+        tasks.start_soon(keep)
+        refusal = await gate(data)
+        tasks.cancel_scope.cancel()
+    return refusal
 
 
 def why_not_cancel(state: State, data: facts.CancelRequested, seq: int) -> tuple[str, str] | None:

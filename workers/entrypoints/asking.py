@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,20 +69,25 @@ async def answer(stream: JetStreamLog, seq: int, timeout: float) -> Answer:
 
 def answered(entry: Entry, seq: int) -> Answer | None:
     """Is this message the answer to the input at `seq`?"""
+    return next((found for found in replies(entry) if found.sequence == seq), None)
+
+
+def replies(entry: Entry) -> Iterator[Answer]:
+    """Which input this message answers, and how; nothing when it answers none."""
     if entry.subject not in (subjects.JOURNAL, subjects.REJECTED):
-        return None
+        return
     try:
         event = read(entry.raw)
         data = data_of(event)
     except Undecodable:
-        return None
+        return
     match data:
-        case facts.Accepted() | facts.Cancelled() if data.request == seq and entry.subject == subjects.JOURNAL:
-            return Answer(seq, run=event.run)
-        case facts.Rejected() if data.sequence == seq and entry.subject == subjects.REJECTED:
-            return Answer(seq, reason=data.reason, message=data.message)
-        case _:
-            return None
+        case facts.Accepted() | facts.Cancelled() if entry.subject == subjects.JOURNAL:
+            yield Answer(data.request, run=event.run)
+        case facts.StepStarted() if entry.subject == subjects.JOURNAL:
+            yield Answer(data.trigger, run=event.run)
+        case facts.Rejected() if entry.subject == subjects.REJECTED:
+            yield Answer(data.sequence, reason=data.reason, message=data.message)
 
 
 async def state(stream: JetStreamLog) -> State:

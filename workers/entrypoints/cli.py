@@ -32,6 +32,7 @@ LAZY = {
     "audit": "workers.entrypoints.cli_audit",
     "plan": "workers.entrypoints.cli_plan",
     "certificate": "workers.entrypoints.cli_certificate",
+    "serve": "workers.entrypoints.api.serve",
     "node-agent": "workers.entrypoints.node_agent",
     "canary": "workers.entrypoints.canary",
     "lift": "workers.entrypoints.lift",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from events.jetstream import Broker
+from workers.handover import Handover
 from workers.sovereign import Sovereign
 
 
@@ -62,6 +63,75 @@ class AutoFire(Part):
     """Realm role that makes a login an operator's."""
 
 
+class ServiceAccounts(Part):
+    """In-cluster callers, known by TokenReview."""
+
+    audience: str
+    """What their tokens must be for: the API server's own audience would let every Pod's token in."""
+    may_act: tuple[str, ...] = ()
+    """`system:serviceaccount:<namespace>:<name>`, exactly."""
+    may_read: tuple[str, ...] = ()
+
+
+class Identity(Part):
+    """Who issues operators' tokens: a Keycloak realm."""
+
+    issuer: str
+    """`iss`, exactly as the tokens have it: https://keycloak.<fqdn>/realms/<realm>."""
+    audience: str = "catalyst-api"
+    jwks_url: str | None = None
+    """Default: what the issuer's discovery document says."""
+    ca_file: Path | None = None
+    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384"], ...] = (
+        "RS256", "PS256", "ES256",
+    )  # fmt: skip
+    authorized_parties: tuple[str, ...] = ()
+    """`azp` must be one of these; empty: any."""
+    roles_client: str = "catalyst-api"
+    """Roles count from `realm_access` and from `resource_access` of this client."""
+    action_roles: tuple[str, ...] = ("sovereign-admin",)
+    reader_roles: tuple[str, ...] = ("sovereign-reader", "sovereign-viewer")
+    leeway: float = Field(default=30.0, ge=0, le=300)
+    refresh: float = Field(default=300.0, gt=0)
+    """Seconds after which keys are asked for anew; old ones go on while nobody answers."""
+    cooldown: float = Field(default=10.0, gt=0)
+    """Seconds between two questions because of a key that is not known."""
+
+
+class ApiLimits(Part):
+    """What one process bears. Seconds, bytes, counts."""
+
+    connections: int = Field(default=4096, ge=1)
+    readers: int = Field(default=3000, ge=1)
+    """Open streams of events in all."""
+    readers_each: int = Field(default=1500, ge=1)
+    """The same for each identity."""
+    body: int = Field(default=64 * 1024, ge=1)
+    headers: int = Field(default=16 * 1024, ge=1024)
+    arrival: float = Field(default=10.0, gt=0)
+    """Until a request must have arrived whole."""
+    stall: float = Field(default=30.0, gt=0)
+    """For which a reader may take nothing of what was sent."""
+    answer: float = Field(default=15.0, gt=0)
+    """To wait for the workers' answer to a request."""
+    look: float = Field(default=60.0, gt=0)
+    """To wait for a plan or an audit."""
+
+
+class Api(Part):
+    """The front door, `cutover serve`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    identity: Identity | None = None
+    service_accounts: ServiceAccounts | None = None
+    ticket_key_file: Path | None = None
+    """At least 32 random bytes that all replicas share; without it a ticket opens the replica that gave it."""
+    login_client: str | None = None
+    """Public client by which the console card may log people in."""
+    limits: ApiLimits = ApiLimits()
+
+
 class Settings(BaseSettings):
     """Everything that one process is told."""
 
@@ -79,6 +149,9 @@ class Settings(BaseSettings):
     status: Status = Status()
     pace: Pace = Pace()
     auto_fire: AutoFire = AutoFire()
+    handover: Handover | None = None
+    """What shows that handover is finished. Named: no cutover begins before; auto-fire needs it."""
+    api: Api = Api()
     workspace: Path = Path(tempfile.gettempdir()) / "catalyst-cutover"
     """Scratch space for Git; must be writable."""
     log_level: str = "INFO"

@@ -1,0 +1,325 @@
+"""The routes. Each asks who it is, publishes or reads, and answers; nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import Body, FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response
+
+from events import flow, subjects
+from events.jetstream import JetStreamLog
+from schemas import events as facts
+from workers.entrypoints.api import models
+from workers.entrypoints.api.feed import Feed
+from workers.entrypoints.api.front import Front
+from workers.entrypoints.api.live import EventStream, Readers
+from workers.entrypoints.api.problems import ErrorBody, Problem, ProblemBody, documented, handle, rendered
+from workers.entrypoints.api.who import Caller, Doorman
+from workers.entrypoints.settings import Settings
+
+log = logging.getLogger("cutover.api")
+
+BASE: Final = "/api/v1/sovereign/cutover"
+CONSOLE: Final = Path(__file__).resolve().parents[1] / "console"
+KINDS: Final = {
+    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml", ".ico": "image/x-icon", ".json": "application/json", ".png": "image/png",
+}  # fmt: skip
+SAFE: Final = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
+
+
+class Json(Response):
+    """Encoded by orjson."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+def application(settings: Settings, doorman: Doorman) -> FastAPI:
+    """The ASGI app; its lifespan keeps the connection to the log."""
+    limits = settings.api.limits
+    feed = Feed()
+    front = Front(settings, feed, patience=limits.answer, look=limits.look)
+    readers = Readers(limits.readers, limits.readers_each)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(follow(settings, front, feed))
+        yield
+        readers.closing.set()
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+    app = FastAPI(
+        title="Achieve True Sovereignty", version=version("catalyst-cutover"), lifespan=lifespan,
+        docs_url=None, redoc_url=None, openapi_url="/openapi.json", default_response_class=Json,
+    )  # fmt: skip
+    app.state.front, app.state.readers = front, readers
+    app.add_exception_handler(Problem, handle)
+    app.add_exception_handler(RequestValidationError, _unreadable)
+    app.add_exception_handler(HTTPException, _elsewhere)
+    app.add_exception_handler(Exception, _broken)
+    door = Door(doorman)
+    _actions(app, front, door, settings)
+    _readings(app, front, door)
+    _events(app, front, door, readers)
+    _house(app, front)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+async def follow(settings: Settings, front: Front, feed: Feed) -> None:
+    """Keep the feed current for ever; whatever breaks is said and tried again."""
+    while True:
+        try:
+            async with JetStreamLog.open(settings.nats, patient=True, say=log.info) as stream:
+                front.open(stream)
+                await feed.follow(stream)
+        except Exception:
+            log.exception("the log cannot be followed; trying again")
+        await asyncio.sleep(2)
+
+
+class Door:
+    """Who may pass."""
+
+    def __init__(self, doorman: Doorman) -> None:
+        self.doorman = doorman
+
+    async def reader(self, request: Request) -> Caller:
+        """Raises Problem 401, 403, 503."""
+        caller = await self.doorman.caller(request)
+        if not (caller.may_read or caller.may_act):
+            raise Problem(403, "forbidden", f"{caller.authid} has no role that may read this")
+        return caller
+
+    async def operator(self, request: Request) -> Caller:
+        """Raises Problem 401, 403, 503."""
+        caller = await self.doorman.caller(request)
+        if not caller.may_act:
+            raise Problem(403, "forbidden", f"{caller.authid} has no role that may do this")
+        return caller
+
+
+# --- actions --------------------------------------------------------------------------------------------------
+
+
+def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None:
+    guarded = documented(400, 401, 403, 409, 413, 415, 503, 504)
+
+    @app.post(
+        f"{BASE}/start", status_code=202, response_model=models.Started, summary="Begin a cutover",
+        responses={200: {"model": models.Snapshot, "description": "It is complete already; nothing was begun"},
+                   **guarded, **documented(424, 425)},
+    )  # fmt: skip
+    async def start(request: Request, body: Annotated[models.Start | None, Body()] = None, key: Key = None) -> Response:
+        caller = await door.operator(request)
+        asked = body or models.Start()
+        data = facts.Requested(
+            operator=caller.authid, reason=asked.reason, unless_complete=not asked.again, preflight=asked.preflight
+        )
+        longer = settings.api.limits.look if asked.preflight else 0.0
+        answer = await front.ask(caller, subjects.REQUESTED, "cutover", data, key, longer=longer)
+        if answer.reason == "AlreadyComplete":
+            return Json(front.snapshot())
+        return Json(front.told(answer), 202)
+
+    @app.post(
+        f"{BASE}/cancel", status_code=202, response_model=models.Started, responses=guarded,
+        summary="Stop the active run at the next safe point",
+    )  # fmt: skip
+    async def cancel(
+        request: Request, body: Annotated[models.Cancel | None, Body()] = None, key: Key = None
+    ) -> Response:
+        caller = await door.operator(request)
+        asked = body or models.Cancel()
+        data = facts.CancelRequested(run=asked.run, operator=caller.authid, reason=asked.reason)
+        answer = await front.ask(caller, subjects.CANCEL, "cutover", data, key)
+        return Json(front.told(answer), 202)
+
+    @app.post(
+        f"{BASE}/steps/{{slug}}/retry", status_code=202, response_model=models.Started,
+        responses={**guarded, **documented(404)}, summary="Do one step of the newest run again",
+    )  # fmt: skip
+    async def retry(
+        request: Request, slug: str, body: Annotated[models.Retry | None, Body()] = None, key: Key = None
+    ) -> Response:
+        caller = await door.operator(request)
+        step = flow.BY_SLUG.get(slug)
+        if step is None:
+            raise Problem(404, "no-such-step", f"no step of that name; there are {', '.join(flow.SLUGS)}")
+        run = (body.run if body else None) or front.snapshot()["runId"]
+        if not run:
+            raise Problem(409, "no-run", "there is no run to act on: start one")
+        data = facts.Trigger(run=run, step=slug)
+        answer = await front.ask(caller, subjects.trigger(step), slug, data, key)
+        return Json(front.told(answer), 202)
+
+
+# --- readings -------------------------------------------------------------------------------------------------
+
+
+def _readings(app: FastAPI, front: Front, door: Door) -> None:
+    guarded = documented(401, 403, 503)
+
+    @app.get(f"{BASE}/status", response_model=models.Snapshot, responses=guarded, summary="Where the cutover stands")
+    async def status(request: Request) -> Response:
+        await door.reader(request)
+        return Json(front.snapshot(), headers={"Cache-Control": "no-store"})
+
+    @app.get(f"{BASE}/plan", response_model=list[dict[str, Any]], responses=guarded, summary="What it would change")
+    async def plan(request: Request) -> Response:
+        await door.reader(request)
+        return Json([asdict(step) for step in await front.look("plan")])
+
+    @app.get(f"{BASE}/audit", response_model=dict[str, Any], responses=guarded, summary="What still leads outside")
+    async def audit(request: Request) -> Response:
+        await door.reader(request)
+        return Json(await front.look("audit"))
+
+    @app.get(
+        f"{BASE}/certificate", response_model=dict[str, Any], responses={**guarded, **documented(409)},
+        summary="What the log proves, signed",
+    )  # fmt: skip
+    async def certificate(request: Request) -> Response:
+        await door.reader(request)
+        return Response(await front.certificate(), media_type="application/json")
+
+
+# --- events ---------------------------------------------------------------------------------------------------
+
+
+def _events(app: FastAPI, front: Front, door: Door, readers: Readers) -> None:
+    guarded = documented(400, 401, 403, 503)
+    stream = {"description": "Events without end", "content": {EventStream.media_type: {"schema": {"type": "string"}}}}
+
+    @app.post(
+        f"{BASE}/ticket", response_model=Ticket, responses=documented(400, 401, 403, 413, 415, 503),
+        summary="A word that opens one stream of events, for those who cannot send a header",
+    )  # fmt: skip
+    async def ticket(request: Request) -> Response:
+        caller = await door.reader(request)
+        word, ends = await door.doorman.ticket(caller)
+        return Json({"ticket": word, "expires": int(ends)}, headers={"Cache-Control": "no-store"})
+
+    @app.get(
+        f"{BASE}/events", response_class=Response, responses={200: stream, **guarded, **documented(429)},
+        summary="Every event of the log: replay, then live",
+    )  # fmt: skip
+    async def events(
+        request: Request,
+        last: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=2**63 - 1)] = None,
+        since: Annotated[int | None, Query(alias="lastEventId", ge=0, le=2**63 - 1)] = None,
+        word: Annotated[str | None, Query(alias="ticket", max_length=4096)] = None,
+    ) -> Response:
+        """Without a place to go on from, the newest run is replayed; 0 means the whole log."""
+        caller = await (door.doorman.bearer_of(word) if word is not None else door.reader(request))
+        front.snapshot()  # 503 until the log has been read
+        after = last if last is not None else since
+        if after is None:
+            run = front.feed.state.run
+            after = run.accepted - 1 if run else 0
+        if not readers.enter(caller.authid):
+            log.warning("too many readers: %d in all, refused %s", readers.count, caller.authid)
+            raise Problem(429, "too-many-readers", "too many streams of events are open", {"Retry-After": "10"})
+        rest = None if caller.until is None else max(0.0, caller.until - time.time())
+        return EventStream(front.feed, front.stream, readers, caller.authid, after, until=rest)
+
+
+class Ticket(BaseModel):
+    """For `events?ticket=`; works once, and soon."""
+
+    ticket: str
+    expires: int
+    """Unix time."""
+
+
+# --- the house ------------------------------------------------------------------------------------------------
+
+
+def _house(app: FastAPI, front: Front) -> None:
+    @app.get("/healthz", response_model=dict[str, str], summary="The process lives")
+    async def healthz() -> Response:
+        return Json({"status": "ok"})
+
+    @app.get("/readyz", response_model=dict[str, str], responses=documented(503), summary="It can answer")
+    async def readyz() -> Response:
+        if not front.feed.live:
+            raise Problem(503, "not-ready", "the log has not been read, or the broker is away")
+        return Json({"status": "ready"})
+
+    @app.get("/", include_in_schema=False)
+    async def card() -> Response:
+        return _file("index.html")
+
+    @app.get("/console/{name}", include_in_schema=False)
+    async def part(name: str) -> Response:
+        return _file(name)
+
+
+def _file(name: str) -> Response:
+    """A file of the console; only what lies there by that very name."""
+    path = CONSOLE / name
+    kind = KINDS.get(path.suffix)
+    if kind is None or path.parent != CONSOLE or not path.is_file():
+        raise Problem(404, "not-found", "there is no such page")
+    return FileResponse(path, media_type=kind, headers={**SAFE, "Cache-Control": "no-cache"})
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    """What the request got wrong, without repeating it."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for nothing else
+    said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+    return await handle(request, Problem(400, "invalid-request", said))
+
+
+async def _elsewhere(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method."""
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for nothing else
+    slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "invalid-request")
+    return await handle(request, Problem(error.status_code, slug, str(error.detail), error.headers))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A defect of ours; its text may hold anything, and goes to the log only."""
+    return rendered(Problem(500, "internal-error", "this is a defect; the log of the API has more"), "")
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with our errors instead of its own."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        parts = document.setdefault("components", {}).setdefault("schemas", {})
+        for unused in ("HTTPValidationError", "ValidationError"):
+            parts.pop(unused, None)
+        for model in (ErrorBody, ProblemBody):
+            parts[model.__name__] = model.model_json_schema()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        app.openapi_schema = document
+    return app.openapi_schema
