@@ -27,6 +27,7 @@ from sandbox.catalogue import (
     Chart,
     images,
 )
+from sandbox.charter import BOX, LIFTER, NODE_AGENT, WORKERS, Charter, inbox, key, variable
 from sandbox.clock import Clock
 from sandbox.controllers.api import Api, Object
 from sandbox.controllers.loop import Context
@@ -56,6 +57,7 @@ from sandbox.settling import settle
 from sandbox.sources import Sources, serve
 from schemas.nodes import NodeReport
 from workers.adapters.cluster import Cluster
+from workers.entrypoints import lift
 from workers.inbox import publish_report
 
 Say = Callable[[str], None]
@@ -75,6 +77,7 @@ class Box:
     directory: Path
     say: Say
     clock: Clock = field(default_factory=Clock)
+    charter: Charter | None = None
     registries: dict[str, Registry] = field(default_factory=dict)
     keyring: Keyring = field(init=False)
     broker: Broker = field(init=False)
@@ -101,13 +104,15 @@ class Box:
         *,
         say: Say = quiet,
         interval: float = 5.0,
+        charter: Charter | None = None,
     ) -> AsyncIterator[Box]:
-        """Settled, until the block ends. `interval`: seconds between two looks of Flux at Git.
+        """Settled, until the block ends. `interval`: seconds between two looks of Flux at Git. `charter`: who may
+        do what; without one everybody is the administrator.
 
         Raises Unsettled, saying what is missing, when it does not come up.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        box = cls(directory, say)
+        box = cls(directory, say, charter=charter)
         async with AsyncExitStack() as stack:
             await box._systems(stack, repo, tree)
             await box._cluster(stack, interval)
@@ -126,6 +131,11 @@ class Box:
     @property
     def kubeconfig(self) -> Path:
         return self.directory / "kubeconfig"
+
+    @property
+    def class_settings(self) -> dict[str, Path]:
+        """Settings of each class of workers, when there is a charter."""
+        return {name: self.directory / f"settings-{name}.yaml" for name in WORKERS} if self.charter else {}
 
     @property
     def nats_url(self) -> str:
@@ -180,7 +190,13 @@ class Box:
         """Everything outside the cluster, and the cluster's API, registry and Git."""
         self.keyring = Keyring(self.directory / "secrets")
         self.network = await stack.enter_async_context(Network())
-        self.broker = await stack.enter_async_context(Broker.start(self.directory / "nats"))
+        self.broker = await stack.enter_async_context(
+            Broker.start(
+                self.directory / "nats",
+                more=self.charter.authorization() if self.charter else "",
+                variables={variable(user): self.keyring.get(key(user)) for user in self._users()},
+            )
+        )
         self.kube = await stack.enter_async_context(KubeApi.open(self.directory / "kube", self.clock))
         self.kube.kubeconfig(self.kubeconfig)
         await attach_api(self.network, self.kube.port)
@@ -214,6 +230,8 @@ class Box:
         """Nodes, kubelets, policies and controllers; on the first start what cloud-init applies."""
         self.api = Api(self.kube.local)
         self.mirrors = Mirrors(self.api)
+        if self.charter is not None:
+            await seed.apply(self.api, self.charter.objects)
         self.nodes = provision(self.directory / "nodes")
         self.blocks = NodeBlocks(self.nodes)
         self.enforcer = Enforcer(self.api, self.network, self.blocks, self.clock)
@@ -225,7 +243,7 @@ class Box:
             self.blocks,
             self.clock,
             own_repository=OWN_REPOSITORY,
-            supply=Supply(self._agent_cluster, await self._reporter(stack)),
+            supply=Supply(self._agent_cluster, await self._reporter(stack), self._lifter_cluster),
         )
         for resource in FOLLOWED:
             _ = self.mirrors[resource]
@@ -248,11 +266,32 @@ class Box:
         return charts.render(charts.unpack(charts.archive(chart)), {}, "cutover", chart.namespace)
 
     def _agent_cluster(self) -> Any:
-        return Cluster.open(kubeconfig=self.kubeconfig, field_manager="catalyst-cutover-node-agent")
+        config = self._kubeconfig_of(NODE_AGENT)
+        return Cluster.open(kubeconfig=config, field_manager="catalyst-cutover-node-agent")
+
+    def _lifter_cluster(self) -> Any:
+        return Cluster.open(kubeconfig=self._kubeconfig_of(LIFTER), field_manager=lift.MANAGER)
+
+    def _kubeconfig_of(self, who: str) -> Path:
+        """The class's own service account; the administrator's without a charter."""
+        if self.charter is None:
+            return self.kubeconfig
+        return self.kube.kubeconfig(self.directory / f"kubeconfig-{who}", self.charter.accounts[who])
+
+    def _users(self) -> tuple[str, ...]:
+        return self.charter.names if self.charter else ()
+
+    def _broker_login(self, user: str) -> dict[str, str]:
+        """How a user reaches the broker."""
+        if self.charter is None:
+            return {"url": self.broker.url}
+        login = {"user": user, "password_file": str(self.keyring.path(key(user)))}
+        return {"url": self.broker.url, **login, "inbox_prefix": inbox(user)}
 
     async def _reporter(self, stack: AsyncExitStack) -> Callable[[NodeReport], Coroutine[Any, Any, None]]:
         """How a node's agent reports: over a connection of its own, as on a real node."""
-        stream = await stack.enter_async_context(JetStreamLog.open(BrokerSettings(url=self.broker.url)))
+        broker = BrokerSettings.model_validate(self._broker_login(NODE_AGENT))
+        stream = await stack.enter_async_context(JetStreamLog.open(broker))
 
         async def publish(report: NodeReport) -> None:
             try:
@@ -265,17 +304,15 @@ class Box:
     async def _write_settings(self, hold: float) -> None:
         wires = {host: await self.network.url(WORKER, host) for host, at in self.network.hosts.items() if not at.local}
         sovereign = describe(
-            self.keyring, wires, self.sources.gitea_url, self.harbor_url, branch=self.sources.branch, hold=hold
-        )
+            self.keyring, wires, self.sources.gitea_url, self.harbor_url, branch=self.sources.branch, hold=hold,
+            secret_namespaces=self.charter.secret_namespaces if self.charter else (),
+        )  # fmt: skip
         workspace = self.directory / "workspace"
         workspace.mkdir(exist_ok=True)
-        write_settings(
-            self.settings_file,
-            sovereign,
-            nats_url=self.broker.url,
-            kubeconfig=self.kubeconfig,
-            workspace=workspace,
-        )
+        for name, file in {BOX: self.settings_file, **self.class_settings}.items():
+            kubeconfig = self.kubeconfig if name == BOX else self._kubeconfig_of(name)
+            nats = self._broker_login(name)
+            write_settings(file, sovereign, nats=nats, kubeconfig=kubeconfig, workspace=workspace)
 
     async def _restage(self) -> None:
         """A failure that was staged when the box was closed is staged still."""

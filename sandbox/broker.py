@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ jetstream {{
   max_file_store: 2Gb
 }}
 feature_flags {{ js_ack_fc_v2: false }}
+{more}
 """
 # `always`: an acknowledged event has been synced to disk. The flag: nats-py 2.16 cannot read version 2 of the
 # acknowledgement subjects, and a later server may switch it on by default.
@@ -53,15 +54,23 @@ class Broker:
         self.port = port
         self.url = f"nats://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._variables: dict[str, str] = {}
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, directory: Path, port: int = 0, *, sync: str | None = "always") -> AsyncIterator[Broker]:
-        """Running and answering until the block is left. `sync=None` is the server's own default, two minutes."""
+    async def start(
+        cls, directory: Path, port: int = 0, *, sync: str | None = "always", more: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Broker]:  # fmt: skip
+        """Running and answering until the block is left. `sync=None` is the server's own default, two minutes.
+
+        `more` goes into its configuration, `variables` into its environment: secrets stand in neither file nor argv.
+        """
         broker = cls(directory, port or free_port())
+        broker._variables = dict(variables or {})
         directory.mkdir(parents=True, exist_ok=True)
         config = CONFIG.format(
-            port=broker.port, store=directory / "jetstream", sync=f"sync_interval: {sync}" if sync else ""
+            port=broker.port, store=directory / "jetstream", sync=f"sync_interval: {sync}" if sync else "", more=more
         )
         (directory / "nats.conf").write_text(config, encoding="utf-8")
         await broker.restart()
@@ -78,6 +87,7 @@ class Broker:
                 [executable(), "-c", str(self.directory / "nats.conf")],
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self._variables},
                 preexec_fn=_end_with_parent,
             )
         with anyio.fail_after(10):

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,19 +23,25 @@ class Lost(Exception):
 class Crew:
     """Some `cutover work` processes."""
 
-    def __init__(self, settings: Path, directory: Path) -> None:
+    def __init__(self, settings: Path, directory: Path, classes: Mapping[str, Path] | None = None) -> None:
         self._settings, self._directory = settings, directory
+        self._classes = classes or {}
         self.members: list[asyncio.subprocess.Process] = []
         self.logs: list[Path] = []
 
     @classmethod
     @asynccontextmanager
-    async def at_work(cls, settings: Path, directory: Path, count: int) -> AsyncIterator[Crew]:
-        """`count` of them, stopped at the end."""
-        crew = cls(settings, directory)
+    async def at_work(
+        cls, settings: Path, directory: Path, count: int, classes: Mapping[str, Path] | None = None
+    ) -> AsyncIterator[Crew]:
+        """`count` of them, stopped at the end; with `classes` (name -> its settings) as many of each class."""
+        crew = cls(settings, directory, classes)
         try:
             for _ in range(count):
-                await crew.hire()
+                if not crew._classes:
+                    await crew.hire()
+                for name in crew._classes:
+                    await crew.hire("--class", name)
             yield crew
         finally:
             with anyio.CancelScope(shield=True):
@@ -44,7 +50,9 @@ class Crew:
     async def hire(self, *arguments: str) -> asyncio.subprocess.Process:
         """One more. Arguments go to `cutover work`."""
         log = self._directory / f"worker-{len(self.members) + 1}.log"
-        command = [sys.executable, "-m", "workers.entrypoints.cli", "--config", str(self._settings), "work", *arguments]
+        named = arguments[1] if arguments[:1] == ("--class",) else ""
+        settings = self._classes.get(named, self._settings)
+        command = [sys.executable, "-m", "workers.entrypoints.cli", "--config", str(settings), "work", *arguments]
         # What the caller's environment says about another Sovereign is not for this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOVER_")}
         with log.open("ab") as out:

@@ -35,8 +35,9 @@ HARBOR_PASSWORD = "harbor-admin"
 
 
 def describe(
-    keyring: Keyring, wires: Mapping[str, str], gitea: str, harbor: str, *, branch: str, hold: float
-) -> Sovereign:
+    keyring: Keyring, wires: Mapping[str, str], gitea: str, harbor: str, *, branch: str, hold: float,
+    secret_namespaces: tuple[str, ...] = (),
+) -> Sovereign:  # fmt: skip
     """The Sovereign. `wires`: upstream host -> URL on loopback; `gitea`, `harbor`: base URLs on loopback."""
     pull = Login(username=GHCR_USER, password_file=keyring.path(PULL_LOGIN))
     path = GITOPS_UPSTREAM.partition(GITHUB)[2]
@@ -59,13 +60,16 @@ def describe(
         nodes=Nodes(timeout=30),
         proof=Proof(hold=hold, rehearsal=True, sample=max(1.0, min(15.0, hold / 5)), connect_timeout=1.0),
         extra_images=(PAUSE,),
+        secret_namespaces=secret_namespaces,
     )
 
 
-def write_settings(file: Path, sovereign: Sovereign, *, nats_url: str, kubeconfig: Path, workspace: Path) -> None:
+def write_settings(
+    file: Path, sovereign: Sovereign, *, nats: Mapping[str, str], kubeconfig: Path, workspace: Path
+) -> None:
     """The file that `cutover --config` reads. It names secrets' files and holds none."""
     document = {
-        "nats": {"url": nats_url},
+        "nats": dict(nats),
         "kubernetes": {"kubeconfig": str(kubeconfig)},
         "sovereign": sovereign.model_dump(mode="json", exclude_none=True),
         "workspace": str(workspace),

@@ -22,7 +22,8 @@ from sandbox.network import Identity, Network, canonical
 from sandbox.nodes import DirectoryFirewall, ImageStore, Node, NodeBlocks
 from sandbox.policy import API_SERVER, identity_of
 from sandbox.puller import Image, Puller, PullError
-from schemas.nodes import NodeReport
+from schemas.nodes import NodePlan, NodeReport
+from workers.adapters import node_probe
 from workers.adapters.cluster import Cluster
 from workers.entrypoints import canary, lift, node_agent
 from workers.proof import lifter
@@ -39,6 +40,8 @@ class Supply:
 
     cluster: Callable[[], AbstractAsyncContextManager[Cluster]]
     publish: Callable[[NodeReport], Awaitable[None]]
+    lifter: Callable[[], AbstractAsyncContextManager[Cluster]] | None = None
+    """The lifter's way to the API, when that is another account than the agents'."""
 
 
 class Kubelets:
@@ -200,7 +203,7 @@ class Kubelets:
     async def _lift(self, args: list[str], supply: Supply) -> str:
         with lift.command.make_context("lift", args) as context:
             params = context.params
-        async with supply.cluster() as cluster:
+        async with (supply.lifter or supply.cluster)() as cluster:
             place = Placement(params["namespace"], params["config_map"])
             return str(await lifter.watch(cluster, place, params["seconds"] or 0.0, every=1.0))
 
@@ -220,9 +223,14 @@ class Kubelets:
         with node_agent.command.make_context("node-agent", given) as context:
             params = context.params
         config = node_agent.NodeAgentConfig(params["node"], params["namespace"], params["config_map"], sweep=5.0)
+        who = Identity("node", node.name)
+
+        async def probe(plan: NodePlan) -> None:
+            await node_probe.probe(plan, lambda netloc: self._network.url(who, canonical(netloc)))
+
         async with supply.cluster() as cluster:
             firewall = DirectoryFirewall(node.name, self._blocks)
-            await node_agent.serve(config, cluster, supply.publish, node.containerd, firewall)
+            await node_agent.serve(config, cluster, supply.publish, node.containerd, firewall, probe)
 
 
 class _Life:

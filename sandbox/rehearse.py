@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import click
 import orjson
+import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
@@ -161,13 +163,23 @@ def _opened(plan: Plan, console: Console) -> AbstractAsyncContextManager[Box]:
     return Box.open(plan.directory, plan.repo, plan.tree, plan.hold, say=lambda line: _say(console, f"  {line}"))
 
 
+def _describe(box: Box, changed: Callable[[dict[str, Any]], None]) -> None:
+    """Tell the workers what the scenario wants them to be told."""
+    for file in (box.settings_file, *box.class_settings.values()):
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        changed(document)
+        file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
 async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
     """Everything between a settled Sovereign and the files that are left behind."""
+    if plan.scenario is not None and plan.scenario.described is not None:
+        _describe(box, plan.scenario.described)
     settings = load(box.settings_file)
     staged: Step | None = None
     async with (
         JetStreamLog.open(settings.nats) as stream,
-        Crew.at_work(box.settings_file, box.directory, plan.workers) as crew,
+        Crew.at_work(box.settings_file, box.directory, plan.workers, box.class_settings) as crew,
     ):
         await stream.ensure()
         if plan.scenario is not None:

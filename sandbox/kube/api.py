@@ -107,6 +107,8 @@ class Api:
         self.definitions = Definitions(store, self.catalogue)
         self.refused: set[tuple[str, str, str]] = set()
         """(verb, group, plural) that an authorizer in front of RBAC refuses to everybody."""
+        self.asked: dict[str, set[Ask]] = {}
+        """What each service account asked for and was granted."""
 
     def answer(self, request: Request) -> Answer:
         """The answer to anything but a watch."""
@@ -153,6 +155,8 @@ class Api:
         ask = Ask(wanted, r.group, r.plural, found.subresource, namespace, found.name)
         refused = (wanted, r.group, r.plural) in self.refused
         if not refused and allowed(self.store, request.user, ask):
+            if request.user.credential:
+                self.asked.setdefault(request.user.name, set()).add(ask)
             return
         where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
         why = f'User "{request.user.name}" cannot {wanted} resource "{ask.full}" in API group "{r.group}" {where}'
