@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -93,6 +93,7 @@ class KubeApi:
         self.api = Api(self.store, clock, tokens)
         self.local = LocalClient(self.api)
         self.port = 0
+        self._listening: AsyncExitStack | None = None
         self._fresh = state is None
         if state:
             self.store.load(state)
@@ -109,16 +110,30 @@ class KubeApi:
             await kube._begin()
         running = asyncio.create_task(collector.run())
         try:
-            async with serving(Server(kube.api).app(), port) as kube.port:
-                try:
-                    yield kube
-                finally:
-                    kube.store.hang_up()
+            await kube.start(port)
+            try:
+                yield kube
+            finally:
+                await kube.stop()
         finally:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
             kube.save()
+
+    async def start(self, port: int = 0) -> None:
+        """Listen (again), on the port of before when there was one."""
+        if self._listening is None:
+            listening = AsyncExitStack()
+            self.port = await listening.enter_async_context(serving(Server(self.api).app(), port or self.port))
+            self._listening = listening
+
+    async def stop(self) -> None:
+        """Nobody is answered any more, and every watch ends; what is stored stays. Controllers need no wire."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            self.store.hang_up()
+            await listening.aclose()
 
     @property
     def url(self) -> str:
