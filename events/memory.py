@@ -30,7 +30,7 @@ class MemoryLog:
 
     async def append(self, raw: bytes, *, id: str, expected: int, then: Emit | None) -> int:
         last = await self.last()
-        if id in self._ids and last is not None and self._ids[id] == last.seq:
+        if id in self._ids and last is not None and last.raw == raw:
             return last.seq
         if (last.seq if last else 0) != expected:
             raise Conflict(f"expected {expected}, the journal is at {last.seq if last else 0}")

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
-from events.envelope import CONTENT_TYPE, Undecodable, read
+from events.envelope import CONTENT_TYPE
 from events.jetstream.delivery import Delivery
 from events.jetstream.settings import Broker, login
 from events.jetstream.shape import EARLIER, StreamDrift, consumer_configs, differences, stream_config
@@ -26,7 +26,8 @@ from events.jetstream.wire import RETRY, Refused, answer, standing, stored, word
 from events.log import Conflict, Emit, Entry, LogFull, LogUnavailable, NotPermitted
 from events.subjects import JOURNAL
 
-CONFLICTS: Final = frozenset({10071, 10164, 10201})
+DUPLICATE: Final = 10201
+CONFLICTS: Final = frozenset({10071, 10164, DUPLICATE})
 """Wrong last sequence; the same on three replicas while another append is in flight; a duplicate inside a batch."""
 FULL: Final = 10077
 BACKLOG: Final = 1000  # messages of one pull
@@ -143,7 +144,7 @@ class JetStreamLog:
                 if self.denied:
                     raise NotPermitted(self.denied) from None
                 trouble = error
-            found = await self._landed(id, expected, deadline)
+            found = await self._landed(raw, expected, deadline)
             if found is not None:
                 return found
             if time.monotonic() > deadline:
@@ -158,9 +159,12 @@ class JetStreamLog:
             "Content-Type": CONTENT_TYPE,
         }
         if then is None:
-            seq = int((await self._publish(JOURNAL, raw, headers))["seq"])
+            reply = await self._publish(JOURNAL, raw, headers)
+            seq = int(reply["seq"])
             if seq <= expected:  # the broker took it for a repeat of an event from long ago
                 raise ValueError(f"event id {id} stands in the log already, at {seq}")
+            if reply.get("duplicate"):  # by us, before an answer was lost, or by someone else
+                raise Refused({"err_code": DUPLICATE, "description": f"event id {id} is there already"})
             return seq
         batch = uuid4().hex
         await self.client.publish(JOURNAL, raw, headers={**headers, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": "1"})
@@ -174,8 +178,10 @@ class JetStreamLog:
         answer = await self._publish(then.subject, then.draft.encode(), closing)
         return int(answer["seq"]) - 1
 
-    async def _landed(self, id: str, expected: int, deadline: float) -> int | None:
-        """Is one of the entries above `expected` our event? Raises Conflict when there are some and none is."""
+    async def _landed(self, raw: bytes, expected: int, deadline: float) -> int | None:
+        """Is one of the entries above `expected` ours? Raises Conflict when there are some and none is.
+
+        Judged by the bytes: another worker's event of the same id has another hash, and the next one builds on it."""
         while True:
             try:
                 newer = await self.since(expected)
@@ -185,11 +191,8 @@ class JetStreamLog:
                     raise
                 await anyio.sleep(0.2)
         for entry in newer:
-            try:
-                if read(entry.raw).id == id:
-                    return entry.seq
-            except Undecodable:
-                continue
+            if entry.raw == raw:
+                return entry.seq
         if newer:
             raise Conflict(f"expected {expected}, the journal is at {newer[-1].seq}")
         return None

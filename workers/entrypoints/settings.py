@@ -188,6 +188,9 @@ def load(path: Path | None = None) -> Settings:
     except Exception as error:
         raise ConfigurationError(f"{named}: not readable as YAML: {type(error).__name__}") from None
     _look_at_files(loaded)
+    if loaded.auto_fire.enabled and loaded.handover is None:
+        why = "auto-fire never fires before handover is sealed: name what shows it, or leave auto_fire.enabled off"
+        raise ConfigurationError(f"settings:\n  handover (CUTOVER_HANDOVER): {why}")
     return loaded
 
 

@@ -22,13 +22,14 @@ from events.log import LogUnavailable
 from schemas.events import Audited
 from schemas.nodes import NodeReport
 from schemas.results import StepResult
-from workers import admission, certify, drift, preflight, projector, watchman
+from workers import admission, certify, drift, handover, preflight, projector, watchman
 from workers.adapters.cluster import Cluster
 from workers.adapters.git import Git
 from workers.adapters.gitea import GiteaApi
 from workers.adapters.harbor import HarborApi
 from workers.adapters.oci import Registries
 from workers.audit import survey
+from workers.autofire import fuse
 from workers.autofire.rule import Rule
 from workers.copies import Copies, CopyLog
 from workers.entrypoints.classes import EVERYTHING, Duties
@@ -147,6 +148,11 @@ async def work(
                 gate = preflight.gate(settings.handover, everything)
                 tasks.start_soon(admission.serve, stream, journal, writer, rule, gate)
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
+
+                async def sealed() -> bool:
+                    return settings.handover is not None and await handover.sealed(api, settings.handover)
+
+                tasks.start_soon(fuse.serve, stream, journal, writer, rule, sealed)
             if duties.project:
 
                 async def paint() -> None:

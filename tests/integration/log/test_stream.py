@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 from histories import accepted, draft
 from pool_bench import Bench, opened
 
+from events import subjects
+from events.flow import FIRST
 from events.jetstream import Broker, JetStreamLog, StreamDrift
 from events.journal import Journal
-from events.log import Conflict, LogFull, LogUnavailable
+from events.log import Conflict, Emit, LogFull, LogUnavailable
 from sandbox.broker import free_port
+from schemas import events as facts
 
 
 @pytest.fixture
@@ -51,7 +55,20 @@ async def test_the_same_append_again_is_the_same_event(bench: Bench) -> None:
     first = await bench.stream.append(raw, id="e1", expected=0, then=None)
     assert await bench.stream.append(raw, id="e1", expected=0, then=None) == first
     with pytest.raises(Conflict):
-        await bench.stream.append(raw, id="other", expected=0, then=None)
+        await bench.stream.append(raw.replace(b"ann", b"eve"), id="other", expected=0, then=None)
+
+
+@pytest.mark.parametrize("with_trigger", [False, True])
+async def test_an_event_of_the_same_id_by_another_worker_is_his(bench: Bench, with_trigger: bool) -> None:
+    """Whoever took it for his own would chain the next one to bytes that are not in the log."""
+    then = Emit(subjects.trigger(FIRST), draft(facts.Trigger(step=FIRST.slug), 2)) if with_trigger else None
+    await Journal(bench.stream).append(draft(accepted(), 1), then)
+    late = Journal(bench.stream)
+    with pytest.raises(Conflict):
+        await late.append(replace(draft(accepted(), 1), authid="eve"), then)
+    await late.refresh()
+    await late.append(draft(facts.Cancelled(operator="ann", request=2), 3))
+    assert (await bench.state()).integrity == "ok"
 
 
 async def test_a_full_stream_refuses_rather_than_forgets(bench: Bench) -> None:

@@ -87,3 +87,11 @@ def test_a_rehearsal_says_that_it_is_one(good: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__HOLD", "10")
     monkeypatch.setenv("CUTOVER_SOVEREIGN__PROOF__REHEARSAL", "true")
     assert load(good).sovereign.proof.rehearsal
+
+
+def test_auto_fire_needs_to_know_what_shows_that_handover_is_finished(good: Path) -> None:
+    good.write_text(good.read_text() + "auto_fire: {enabled: true}\n")
+    with pytest.raises(ConfigurationError, match="handover"):
+        load(good)
+    good.write_text(good.read_text() + "handover: {namespace: catalyst, name: sealed}\n")
+    assert load(good).auto_fire.enabled
