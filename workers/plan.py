@@ -176,7 +176,7 @@ def _reasons(listed: Iterable[needs.Listed]) -> Iterator[str]:
 async def _nodes(world: World, _ground: Ground, said: Preview) -> None:
     where = world.sovereign.nodes
     known = await world.cluster.get(CONFIG_MAP, where.plan_config_map, where.namespace)
-    wanted = registry_pivot.plan(world.sovereign)
+    wanted = registry_pivot.plan(world.sovereign, registry_pivot.authority(world.sovereign))
     before, after = ((known or {}).get("data") or {}).get(PLAN_KEY), wanted.model_dump_json()
     if before != after:
         lines = _diff(_pretty(before), _pretty(after))

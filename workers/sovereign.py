@@ -134,7 +134,11 @@ class Nodes(Described):
     namespace: str = "catalyst-cutover-nodes"
     plan_config_map: str = "cutover-node-plan"
     timeout: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds in which every node must have answered."""
+    """Seconds in which the nodes of one wave must have answered."""
+    canary: str | None = None
+    """The node that is pivoted and proven before all others; one is chosen when this is not set."""
+    wave: Annotated[int, Field(ge=1)] = 10
+    """How many nodes are told together, once those before have answered."""
     probe_repository: str = "openova-io/cutover-probe"
     """Repository (project first) of the artifact that exists only in local Harbor."""
     upstream_only: str = "ghcr.io/openova-io/cutover-negative:upstream-only"

@@ -1,6 +1,8 @@
 """The agent on each node: makes the node's registry files as the plan says, closes and opens its firewall.
 
-The plan is a ConfigMap, so a node that joins later finds it too. The answer goes out as a NodeReport.
+The plan is a ConfigMap, so a node that joins later finds it too; beside it stands whose turn it is. The answer
+goes out as a NodeReport, after local Harbor has answered this node: when it does not, the files of before are
+put back. Of the API the agent needs `get`, `list` and `watch` of this one ConfigMap and nothing else.
 """
 
 from __future__ import annotations
@@ -17,16 +19,22 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from schemas.nodes import NodePlan, NodeReport
+from schemas.nodes import NodePlan, NodeReport, Turn
 from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import Firewall, NftFirewall, NodeBlock
+from workers.adapters.node_probe import probe as ask_registry
 from workers.errors import Trouble
 
 LOG = logging.getLogger(__name__)
 PLAN_KEY = "plan.json"
+TURN_KEY = "turn.json"
 BLOCK_KEY = "block.json"
+UNKNOWN = "sha256:" + "0" * 64
+"""Digest in the report about a plan that could not be read."""
 Publish = Callable[[NodeReport], Awaitable[None]]
+Probe = Callable[[NodePlan], Awaitable[None]]
+"""Ask local Harbor as this node's containerd would. Raises Trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +53,19 @@ class NodeAgentConfig:
 class NodeAgent:
     """Keeps one node as ordered. `order` takes the ConfigMap's newest state, `sweep` looks again."""
 
-    def __init__(self, config: NodeAgentConfig, publish: Publish, containerd: Containerd, firewall: Firewall) -> None:
-        self._config, self._publish = config, publish
+    def __init__(
+        self,
+        config: NodeAgentConfig,
+        publish: Publish,
+        containerd: Containerd,
+        firewall: Firewall,
+        probe: Probe = ask_registry,
+    ) -> None:
+        self._config, self._publish, self._probe = config, publish, probe
         self._containerd, self._firewall = containerd, firewall
         self._data: dict[str, str] = {}
         self._told: tuple[str, str, str] | None = None
+        self._found: dict[str, str] = {}
         self._block = ""
 
     async def order(self, data: dict[str, str]) -> None:
@@ -63,21 +79,46 @@ class NodeAgent:
         text = self._data.get(PLAN_KEY)
         if not text:
             return
-        report, changes = await self._obey_plan(text)
+        obeyed = await self._obey_plan(text, self._data.get(TURN_KEY))
+        if obeyed is None:
+            return
+        report, changes = obeyed
         said = (report.digest, report.result, report.message)
         if changes or said != self._told:
             await self._tell(report)
             self._told = said
 
-    async def _obey_plan(self, text: str) -> tuple[NodeReport, int]:
-        digest = "sha256:" + "0" * 64
+    async def _obey_plan(self, text: str, turn: str | None) -> tuple[NodeReport, int] | None:
+        """The report and how many files changed; None while it is not this node's turn."""
+        digest = UNKNOWN
         try:
             plan = NodePlan.model_validate_json(text)
             digest = plan_digest(plan)
-            changes = await asyncio.to_thread(self._containerd.write, plan)
-        except (OSError, Trouble, ValidationError) as error:
+            if turn is not None and not Turn.model_validate_json(turn).admits(self._config.node, digest):
+                return None
+            changes, remarks = await self._pivot(plan, digest)
+        except (OSError, ValueError, Trouble) as error:
+            # ValueError: a file or an order that is not what it says it is. The agent lives on to tell.
             return self._report(digest, "failed", f"{type(error).__name__}: {error}"[:500]), 0
-        return self._report(digest, "v2", ""), changes
+        return self._report(digest, "v2", remarks[:500]), changes
+
+    async def _pivot(self, plan: NodePlan, digest: str) -> tuple[int, str]:
+        """The files say what the plan says, and local Harbor answers; or they are as they were."""
+        node = self._containerd
+        broken = await asyncio.to_thread(node.ignored)
+        changes = await asyncio.to_thread(node.begin, plan)
+        if changes or node.pending or self._told is None or self._told[:2] != (digest, "v2"):
+            try:
+                await self._probe(plan)
+            except Exception:
+                await asyncio.to_thread(node.undo)
+                raise
+        await asyncio.to_thread(node.commit)
+        left = await asyncio.to_thread(node.ignored, plan)
+        self._found |= dict.fromkeys(broken.keys() - left.keys(), "written anew")
+        self._found = {n: w for n, w in self._found.items() if n not in left} | dict.fromkeys(left, "not ours to mend")
+        notes = [f"certs.d/{n}/hosts.toml was ignored by containerd, {what}" for n, what in sorted(self._found.items())]
+        return changes, "; ".join(notes)
 
     def _report(self, digest: str, result: Any, message: str) -> NodeReport:
         now = datetime.now(UTC)
@@ -109,10 +150,15 @@ class NodeAgent:
 
 
 async def serve(
-    config: NodeAgentConfig, cluster: Cluster, publish: Publish, containerd: Containerd, firewall: Firewall
+    config: NodeAgentConfig,
+    cluster: Cluster,
+    publish: Publish,
+    containerd: Containerd,
+    firewall: Firewall,
+    probe: Probe = ask_registry,
 ) -> None:
     """Obey until cancelled."""
-    agent = NodeAgent(config, publish, containerd, firewall)
+    agent = NodeAgent(config, publish, containerd, firewall, probe)
     turn = asyncio.Lock()
 
     async def sweeping() -> None:

@@ -19,6 +19,7 @@ TRIES = "cutover.catalyst/tries"
 TURN = "cutover.catalyst/turn"
 OURS = "catalyst-cutover"
 SELECTOR = f"{PART_OF}={OURS},{TRIES}"
+ADMITS = "pod-security.kubernetes.io/enforce"
 CLEAN_UP = 20.0  # seconds
 
 
@@ -88,12 +89,15 @@ async def node_names(cluster: Cluster) -> tuple[str, ...]:
 
 async def ensure_namespace(cluster: Cluster, name: str) -> None:
     """The namespace of agents and probes; agents need host paths, so it is labelled for that."""
+    known = await cluster.get(NAMESPACE, name)
+    if known is not None and (known["metadata"].get("labels") or {}).get(ADMITS) == "privileged":
+        return
     await cluster.apply(
         NAMESPACE,
         {
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
+            "metadata": {"name": name, "labels": {ADMITS: "privileged"}},
         },
     )
 

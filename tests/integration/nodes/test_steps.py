@@ -81,7 +81,7 @@ async def test_the_block_bites_everywhere_cuts_nothing_and_is_lifted(cast_of: Ca
     assert await world.cluster.get(CILIUM_CLUSTERWIDE_POLICY, world.sovereign.proof.policy) is None
     plan = await world.cluster.get(CONFIG_MAP, world.sovereign.nodes.plan_config_map, NAMESPACE)
     assert plan is not None
-    assert plan["data"].keys() == {"plan.json"}
+    assert plan["data"].keys() == {"plan.json", "turn.json"}
 
 
 async def test_a_policy_that_is_accepted_and_not_enforced_is_no_block(

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from schemas.nodes import Mirror, NodePlan
-from workers.adapters import containerd
-from workers.adapters.containerd import Containerd, check, hosts_toml, registries_yaml
+from workers.adapters.containerd import HEADER, HOME, Containerd, check, hosts_toml, leads, registries_yaml
+from workers.adapters.node_files import Disk
 from workers.errors import Stuck
 
 ENDPOINT = "https://harbor.sovereign.test/v2/proxy-ghcr"
@@ -60,30 +60,84 @@ def test_registries_yaml_keeps_what_is_not_tied_upstream() -> None:
     assert registries_yaml(PLAN, registries_yaml(PLAN, BEFORE)) == registries_yaml(PLAN, BEFORE)
 
 
-def test_the_file_of_before_is_kept_once(tmp_path: Path) -> None:
+def test_the_files_of_before_are_kept_once(tmp_path: Path) -> None:
     node = files(tmp_path)
     node.k3s.mkdir()
     (node.k3s / "registries.yaml").write_text(BEFORE)
     assert node.write(PLAN) == 4
     other = PLAN.model_copy(update={"ca_file": None})
     assert node.write(other) > 0
-    assert (node.k3s / "registries.yaml.before-cutover").read_text() == BEFORE
+    assert (node.k3s / HOME / "before/registries.yaml").read_text() == BEFORE
+    assert (node.k3s / HOME / "before/registries.yaml").stat().st_mode & 0o077 == 0
     assert node.write(other) == 0
 
 
-def test_when_one_file_cannot_be_kept_all_are_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = files(tmp_path)
+class FullDisk(Disk):
+    """Nothing more is written once a file of this name is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def move(self, source: Path, target: Path) -> None:
+        if target.name == self.name and '"*"' not in source.read_text():
+            raise OSError(28, "No space left on device")
+        super().move(source, target)
+
+
+def test_when_one_file_cannot_be_written_all_are_as_before(tmp_path: Path) -> None:
+    node = Containerd(tmp_path / "k3s", tmp_path / "certs.d", FullDisk("registries.yaml"))
     node.k3s.mkdir()
     (node.k3s / "registries.yaml").write_text(BEFORE)
-    write = containerd._replace
-
-    def full_disk(path: Path, text: str) -> None:
-        if path.name == "registries.yaml" and text != BEFORE:
-            raise OSError(28, "No space left on device")
-        write(path, text)
-
-    monkeypatch.setattr(containerd, "_replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         node.write(PLAN)
     assert (node.k3s / "registries.yaml").read_text() == BEFORE
-    assert not (node.certs / "ghcr.io" / "hosts.toml").exists()
+    assert not (node.certs / "ghcr.io").exists()
+    assert not node.pending
+
+
+def test_a_registries_yaml_that_k3s_could_not_read_is_left_to_a_person(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    node.k3s.mkdir()
+    for text in ("mirrors: [", "- a list\n", "mirrors: [ghcr.io]\n"):
+        (node.k3s / "registries.yaml").write_text(text)
+        with pytest.raises(Stuck, match="BadRegistriesYaml"):
+            node.write(PLAN)
+        assert (node.k3s / "registries.yaml").read_text() == text
+        assert not node.certs.exists()
+
+
+def test_a_broken_file_of_a_host_that_is_not_ours_is_told_and_left(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    for name, content in (("ghcr.io", b"no toml ["), ("corp.test", b"\xff\xfe"), ("good.test", b'[host."https://a"]')):
+        (node.certs / name).mkdir(parents=True)
+        (node.certs / name / "hosts.toml").write_bytes(content)
+    assert node.ignored().keys() == {"ghcr.io", "corp.test"}
+    node.write(PLAN)
+    assert node.ignored(PLAN).keys() == {"corp.test"}
+    assert (node.certs / "corp.test/hosts.toml").read_bytes() == b"\xff\xfe"
+    assert leads((node.certs / "ghcr.io/hosts.toml").read_text()) == [ENDPOINT, ENDPOINT]
+
+
+def test_what_k3s_made_for_all_other_hosts_goes_when_it_leads_upstream(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    upstream, corp = '[host."https://ghcr.io/v2"]\n', '[host."https://cache.corp.test"]\n'
+    for name, text in (("_default", upstream), ("old.test", HEADER + upstream), ("by-hand.test", upstream)):
+        (node.certs / name).mkdir(parents=True)
+        (node.certs / name / "hosts.toml").write_text(text)
+    node.begin(PLAN)
+    assert {p.name for p in node.certs.iterdir()} == {"ghcr.io", "harbor.sovereign.test", "by-hand.test"}
+    node.undo()
+    assert {p.name for p in node.certs.iterdir()} == {"_default", "old.test", "by-hand.test"}
+    (node.certs / "_default/hosts.toml").write_text(corp)
+    node.write(PLAN)
+    assert (node.certs / "_default/hosts.toml").read_text() == corp
+
+
+def test_the_local_registrys_ca_is_put_on_the_node_and_named_by_its_path_there(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    node.write(PLAN.model_copy(update={"ca": "-----BEGIN CERTIFICATE-----"}))
+    assert (node.k3s / HOME / "ca.crt").read_text() == "-----BEGIN CERTIFICATE-----"
+    for host in ("ghcr.io", "harbor.sovereign.test"):
+        assert tomllib.loads((node.certs / host / "hosts.toml").read_text())["ca"] == f"/etc/rancher/k3s/{HOME}/ca.crt"
+    read = yaml.safe_load((node.k3s / "registries.yaml").read_text())
+    assert read["configs"]["harbor.sovereign.test"]["tls"]["ca_file"] == f"/etc/rancher/k3s/{HOME}/ca.crt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from schemas.nodes import Mirror, NodePlan, NodeReport
+from schemas.nodes import Mirror, NodePlan, NodeReport, Turn
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import NodeBlock
 from workers.entrypoints.node_agent import NodeAgent, NodeAgentConfig
@@ -50,8 +50,31 @@ class Desk:
         self.reports.append(report)
 
 
-def agent(root: Path, desk: Desk, wall: Wall | None = None) -> NodeAgent:
-    return NodeAgent(CONFIG, desk.take, Containerd(root / "k3s", root / "certs.d"), wall or Wall())
+class Registry:
+    """Local Harbor as the node sees it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.away = False
+
+    async def probe(self, plan: NodePlan) -> None:
+        self.asked += 1
+        if self.away:
+            raise Wait("LocalRegistryAway", f"{plan.registry}: no route to host")
+
+
+def agent(root: Path, desk: Desk, wall: Wall | None = None, registry: Registry | None = None) -> NodeAgent:
+    files = Containerd(root / "k3s", root / "certs.d")
+    return NodeAgent(CONFIG, desk.take, files, wall or Wall(), (registry or Registry()).probe)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """What k3s and containerd find; what the agent keeps for itself is left out."""
+    return {
+        str(p.relative_to(root)): p.read_text() if p.is_file() else "/"
+        for p in root.rglob("*")
+        if "catalyst-cutover" not in p.relative_to(root).parts
+    }
 
 
 async def test_a_plan_is_written_and_acknowledged_by_its_digest(tmp_path: Path) -> None:
@@ -92,6 +115,61 @@ async def test_a_plan_that_cannot_be_written_or_read_is_reported_as_failed(tmp_p
     assert [r.result for r in desk.reports] == ["failed", "failed"]
     assert desk.reports[1].digest == plan_digest(PLAN)
     assert desk.reports[1].message
+
+
+async def test_when_local_harbor_does_not_answer_this_node_its_files_are_as_before(tmp_path: Path) -> None:
+    desk, registry = Desk(), Registry()
+    (tmp_path / "certs.d/ghcr.io").mkdir(parents=True)
+    (tmp_path / "certs.d/ghcr.io/hosts.toml").write_text('server = "https://ghcr.io"\n')
+    (tmp_path / "k3s").mkdir()
+    before = tree(tmp_path)
+    registry.away = True
+    one = agent(tmp_path, desk, registry=registry)
+    await one.order(ORDER)
+    assert tree(tmp_path) == before
+    assert [(r.result, "LocalRegistryAway" in r.message) for r in desk.reports] == [("failed", True)]
+    registry.away = False
+    await one.sweep()
+    assert tree(tmp_path) != before
+    assert desk.reports[-1].result == "v2"
+    registry.away = True
+    await one.sweep()
+    assert desk.reports[-1].result == "v2", "a node that holds the plan is not asked on each look"
+
+
+async def test_an_agent_that_starts_anew_proves_once_more_and_takes_nothing_back(tmp_path: Path) -> None:
+    await agent(tmp_path, Desk()).order(ORDER)
+    pivoted, desk, registry = tree(tmp_path), Desk(), Registry()
+    registry.away = True
+    await agent(tmp_path, desk, registry=registry).order(ORDER)
+    assert registry.asked == 1
+    assert desk.reports[0].result == "failed"
+    assert tree(tmp_path) == pivoted
+
+
+async def test_a_node_waits_for_its_turn_and_for_no_other_plans(tmp_path: Path) -> None:
+    desk, digest = Desk(), plan_digest(PLAN)
+    one = agent(tmp_path, desk)
+    for turn in (Turn(digest=digest, nodes=("n2",)), Turn(digest="sha256:older", everyone=True)):
+        await one.order({**ORDER, "turn.json": turn.model_dump_json()})
+        assert tree(tmp_path) == {}
+        assert desk.reports == []
+    await one.order({**ORDER, "turn.json": Turn(digest=digest, nodes=("n2", "n1")).model_dump_json()})
+    assert desk.reports[0].result == "v2"
+
+
+async def test_what_containerd_ignored_is_told_with_what_became_of_it(tmp_path: Path) -> None:
+    desk = Desk()
+    for host in ("ghcr.io", "corp.test"):
+        (tmp_path / "certs.d" / host).mkdir(parents=True)
+        (tmp_path / "certs.d" / host / "hosts.toml").write_text("no toml [")
+    one = agent(tmp_path, desk)
+    await one.order(ORDER)
+    await one.sweep()
+    (report,) = desk.reports
+    assert report.result == "v2"
+    assert "certs.d/corp.test/hosts.toml was ignored by containerd, not ours to mend" in report.message
+    assert "certs.d/ghcr.io/hosts.toml was ignored by containerd, written anew" in report.message
 
 
 async def test_a_report_that_was_not_taken_is_sent_again(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Pull secrets that nodes would now send to local Harbor and be refused with.
+
+The kubelet picks a login by the host in the image's name, and containerd sends it to whatever host it asks (it is
+never told whose it is: k3s#8026, containerd#9997). So a login for ghcr.io goes to local Harbor after the pivot,
+which answers 401 even where anybody may pull. Its entry gets local Harbor's own login; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.nodes import NodePlan
+from schemas.progress import Progress
+from workers.adapters.cluster_kinds import (
+    CRON_JOB,
+    DAEMON_SET,
+    DEPLOYMENT,
+    HELM_REPOSITORY,
+    JOB,
+    OCI_REPOSITORY,
+    POD,
+    SECRET,
+    SERVICE_ACCOUNT,
+    STATEFUL_SET,
+    Object,
+    key_of,
+)
+from workers.errors import Stuck, Wait
+from workers.sovereign import Sovereign
+from workers.tethers import DOCKER_CONFIG, auths_of, host_of
+from workers.world import Report, World
+
+Key = tuple[str, str]
+WORKLOADS = (POD, DEPLOYMENT, STATEFUL_SET, DAEMON_SET, JOB, CRON_JOB)
+SOURCES = (HELM_REPOSITORY, OCI_REPOSITORY)
+
+
+def named(objects: Iterable[Object]) -> Iterator[Key]:
+    """(namespace, name) of every Secret that Pods, their templates or service accounts pull images with."""
+    for obj in objects:
+        spec = obj if "imagePullSecrets" in obj else _pod_spec(obj.get("spec") or {})
+        for reference in spec.get("imagePullSecrets") or ():
+            yield obj["metadata"]["namespace"], str(reference.get("name", ""))
+
+
+def _pod_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    job = (spec.get("jobTemplate") or {}).get("spec")
+    found: Mapping[str, Any] = ((job or spec).get("template") or {}).get("spec") or spec
+    return found
+
+
+def fetched_with(sources: Iterable[Object]) -> frozenset[Key]:
+    """Secrets that Flux still goes upstream with: theirs is the way itself, until step 6 has changed it."""
+    return frozenset(
+        (key_of(s)[0], str(name)) for s in sources if (name := (s["spec"].get("secretRef") or {}).get("name"))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """A Secret, its new content, and the hosts whose entry is another one now."""
+
+    secret: Object
+    data: str
+    hosts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{'/'.join(key_of(self.secret))} ({', '.join(self.hosts)})"
+
+
+def mends(
+    secrets: Iterable[Object], used: Collection[Key], hosts: Collection[str], local: Mapping[str, Any]
+) -> list[Mend]:
+    """Every used Secret with an entry for a mapped host that is not local Harbor's login. Raises Stuck."""
+    found: list[Mend] = []
+    for secret in secrets:
+        if key_of(secret) not in used or DOCKER_CONFIG not in (secret.get("data") or {}):
+            continue
+        try:
+            auths = auths_of(secret)
+        except ValueError as error:
+            raise Stuck("PullSecretUnreadable", f"Secret {'/'.join(key_of(secret))}: {error}") from None
+        wrong = [entry for entry, login in auths.items() if host_of(entry) in hosts and login != dict(local)]
+        if wrong:
+            whole = json.loads(base64.b64decode(secret["data"][DOCKER_CONFIG]))
+            whole["auths"] = {**auths, **{entry: dict(local) for entry in wrong}}
+            text = base64.b64encode(json.dumps(whole, separators=(",", ":")).encode()).decode()
+            found.append(Mend(secret, text, tuple(sorted({host_of(entry) for entry in wrong}))))
+    return found
+
+
+async def mend(world: World, plan: NodePlan, report: Report) -> tuple[str, ...]:
+    """No Pod's login is refused any more; what was changed, in words. Raises Wait when somebody puts one back."""
+    todo = await _look(world, plan)
+    for each in todo:
+        meta = each.secret["metadata"]
+        await report(Progress(message=f"pull secret {each} gets local Harbor's login", percent=95))
+        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {DOCKER_CONFIG: each.data}}
+        await world.cluster.patch(SECRET, meta["name"], meta["namespace"], body)
+    if todo and (left := await _look(world, plan)):
+        who = ", ".join(map(str, left[:5]))
+        raise Wait("PullSecretRestored", f"{who}: entries came back after they were replaced; find who renders them")
+    return tuple(map(str, todo))
+
+
+async def _look(world: World, plan: NodePlan) -> list[Mend]:
+    cluster = world.cluster
+    users = [obj for kind in (*WORKLOADS, SERVICE_ACCOUNT) for obj in await cluster.list(kind)]
+    used = set(named(users))
+    sources = [obj for kind in SOURCES if await cluster.served(kind) for obj in await cluster.list(kind)]
+    used -= fetched_with(sources)
+    if not used:
+        return []
+    secrets = [s for s in await cluster.list(SECRET) if key_of(s) in used]
+    hosts = {m.host for m in plan.mirrors}
+    if not mends(secrets, used, hosts, {}):
+        return []
+    return mends(secrets, used, hosts, await _local(world))
+
+
+async def _local(world: World) -> Mapping[str, Any]:
+    """Local Harbor's login for pulls, as step 2 left it. Raises Stuck when it is not there."""
+    sovereign: Sovereign = world.sovereign
+    name, namespace = sovereign.harbor.robot_secret, sovereign.flux.namespace
+    secret = await world.cluster.get(SECRET, name, namespace)
+    try:
+        found = auths_of(secret or {}).get(sovereign.harbor.host)
+    except ValueError as error:
+        raise Stuck("PullSecretUnreadable", f"Secret {namespace}/{name}: {error}") from None
+    if not found:
+        message = f"Secret {namespace}/{name} has no login for {sovereign.harbor.host}; run harbor-projects again"
+        raise Stuck("NoRobotLogin", message)
+    return dict(found)
