@@ -203,7 +203,7 @@ class Box:
         self.sources = await stack.enter_async_context(serve(self.directory, self.network, self.keyring, repo, tree))
         await self._registries(stack)
         password = self.keyring.get(HARBOR_PASSWORD)
-        self.harbor = Harbor.open(self.directory / "harbor", HARBOR_HOST, self.clock, password, self._harbor_wire)
+        self.harbor = Harbor.open(self.directory / "harbor", HARBOR_HOST, Clock(self.clock), password, self._harbor_wire)
         port = await stack.enter_async_context(serving(self.harbor.app))
         await self.network.attach(HARBOR_HOST, port, local=True)
         self.harbor_url = f"http://127.0.0.1:{port}"
@@ -304,7 +304,8 @@ class Box:
     async def _write_settings(self, hold: float) -> None:
         wires = {host: await self.network.url(WORKER, host) for host, at in self.network.hosts.items() if not at.local}
         sovereign = describe(
-            self.keyring, wires, self.sources.gitea_url, self.harbor_url, branch=self.sources.branch, hold=hold,
+            self.keyring, wires, self.sources.gitea_url, self.harbor_url,
+            front=await self.network.url(WORKER, HARBOR_HOST), branch=self.sources.branch, hold=hold,
             secret_namespaces=self.charter.secret_namespaces if self.charter else (),
         )  # fmt: skip
         workspace = self.directory / "workspace"

@@ -35,10 +35,13 @@ HARBOR_PASSWORD = "harbor-admin"
 
 
 def describe(
-    keyring: Keyring, wires: Mapping[str, str], gitea: str, harbor: str, *, branch: str, hold: float,
+    keyring: Keyring, wires: Mapping[str, str], gitea: str, harbor: str, *, front: str, branch: str, hold: float,
     secret_namespaces: tuple[str, ...] = (),
 ) -> Sovereign:  # fmt: skip
-    """The Sovereign. `wires`: upstream host -> URL on loopback; `gitea`, `harbor`: base URLs on loopback."""
+    """The Sovereign. `wires`: upstream host -> URL on loopback; `gitea`, `harbor`: base URLs on loopback.
+
+    `front` is the way to Harbor by its public name, through the gateway.
+    """
     pull = Login(username=GHCR_USER, password_file=keyring.path(PULL_LOGIN))
     path = GITOPS_UPSTREAM.partition(GITHUB)[2]
     return Sovereign(
@@ -48,6 +51,7 @@ def describe(
         harbor=Harbor(
             url=harbor,
             host=HARBOR_HOST,
+            connect=front,
             login=Login(username=HARBOR_USER, password_file=keyring.path(HARBOR_PASSWORD)),
         ),
         upstreams=tuple(

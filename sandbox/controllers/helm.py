@@ -19,6 +19,7 @@ from sandbox.controllers.conditions import (
     find,
     is_true,
     requested,
+    seconds,
     settle,
     stamp,
 )
@@ -34,7 +35,10 @@ HISTORY = 5
 
 
 class HelmReleases(Controller):
-    """Corrects no drift: what someone changes on a release's objects stays until chart or values change."""
+    """Corrects drift only where `spec.driftDetection.mode` says `enabled`, on its interval.
+
+    Elsewhere what someone changes on a release's objects stays until chart or values change.
+    """
 
     resource = HELM_RELEASES
     name = MANAGER
@@ -97,7 +101,7 @@ class HelmReleases(Controller):
             self.say(f"HelmRelease {obj['metadata']['name']}: {text}")
             await self._ready(obj, "False", "InstallFailed", text, seen)
             return RETRY * 5
-        return None
+        return seconds(obj["spec"].get("interval"), 300) if _corrects(obj) else None
 
     # Source of the readiness rule: isHelmChartReady, helmrelease_controller.go: generation observed and an
     # artifact; Ready=False on an old artifact does not stop a release.
@@ -137,12 +141,14 @@ class HelmReleases(Controller):
         if forced:
             seen = {**seen, "lastHandledForceAt": forced}
         if last and same and not forced:
+            if _corrects(obj):
+                await self._corrected(obj, bundle, values)
             await self._ready(obj, "True", _reason(last), _message(last), seen)
             return
         namespace = spec.get("targetNamespace") or meta["namespace"]
         release = spec.get("releaseName") or meta["name"]
         for each in charts.render(bundle, values, release, namespace):
-            await self._apply(each, release, namespace)
+            await self._apply(each, obj, release, namespace)
         snapshot = {
             "name": release,
             "namespace": namespace,
@@ -161,12 +167,25 @@ class HelmReleases(Controller):
         chart = {"helmChart": "/".join(_chart_key(obj)), "history": [snapshot, *older]}
         await self._ready(obj, "True", _reason(snapshot), _message(snapshot), {**seen, **attempt, **chart})
 
-    async def _apply(self, wanted: Object, release: str, namespace: str) -> None:
+    async def _corrected(self, obj: Object, bundle: charts.Bundle, values: Object) -> None:
+        """What drifted is applied again as the chart renders it, without an upgrade (internal/action/diff.go)."""
+        namespace = obj["spec"].get("targetNamespace") or obj["metadata"]["namespace"]
+        release = obj["spec"].get("releaseName") or obj["metadata"]["name"]
+        for each in charts.render(bundle, values, release, namespace):
+            await self._apply(each, obj, release, namespace)
+
+    async def _apply(self, wanted: Object, owner: Object, release: str, namespace: str) -> None:
         resource: Resource = await self.discovery.resource(wanted["apiVersion"], wanted["kind"])
         meta = wanted["metadata"]
         if resource.namespaced:
             meta.setdefault("namespace", namespace)
-        labels = {**(meta.get("labels") or {}), "app.kubernetes.io/managed-by": "Helm"}
+        # The last two are helm-controller's own, by its post-renderer (internal/postrender/origin_labels.go).
+        labels = {
+            **(meta.get("labels") or {}),
+            "app.kubernetes.io/managed-by": "Helm",
+            f"{HELM_RELEASES.group}/name": owner["metadata"]["name"],
+            f"{HELM_RELEASES.group}/namespace": owner["metadata"]["namespace"],
+        }
         marks = {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": namespace}
         meta |= {"labels": labels, "annotations": {**(meta.get("annotations") or {}), **marks}}
         self.mirrors[resource].put(await self.api.apply(resource, wanted, MANAGER))
@@ -236,6 +255,10 @@ def _shape(chart: Object | None) -> tuple[Any, ...]:
         return ()
     artifact = (chart.get("status") or {}).get("artifact") or {}
     return artifact.get("revision"), artifact.get("digest"), current(chart), is_true(chart)
+
+
+def _corrects(obj: Object) -> bool:
+    return bool((obj["spec"].get("driftDetection") or {}).get("mode") == "enabled")
 
 
 def _forced(obj: Object) -> str | None:

@@ -57,6 +57,9 @@ PROVIDER = Kind(PACKAGES, "Provider", "providers", namespaced=False)
 CONFIGURATION = Kind(PACKAGES, "Configuration", "configurations", namespaced=False)
 FUNCTION = Kind(PACKAGES, "Function", "functions", namespaced=False, versions=("v1", "v1beta1"))
 IMAGE_CONFIG = Kind(PACKAGES, "ImageConfig", "imageconfigs", namespaced=False, versions=("v1", "v1beta1"))
+CUSTOM_RESOURCE_DEFINITION = Kind(
+    "apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
 CILIUM_CLUSTERWIDE_POLICY = Kind(
     "cilium.io",
     "CiliumClusterwideNetworkPolicy",

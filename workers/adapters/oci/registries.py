@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from workers.adapters.oci import probe
+from workers.adapters.oci import destination, probe
 from workers.adapters.oci.closure import read
 from workers.adapters.oci.copier import Copier, reachable
 from workers.adapters.oci.copying import Wanted, local_verdict
@@ -18,7 +18,7 @@ from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Missing, Patience, WireTrouble
 from workers.adapters.oci.wire import Wire
 from workers.errors import Stuck, Wait
-from workers.sovereign import Sovereign
+from workers.sovereign import Login, Sovereign
 
 CONNECT, SILENCE = 10.0, 60.0  # seconds until a connection stands, and between two pieces of a body
 
@@ -47,6 +47,15 @@ class Registries:
             headers={"Accept-Encoding": "identity"},
         ) as http:
             yield cls(sovereign, http, patience)
+
+    def reading_as(self, login: Login) -> Registries:
+        """The same, where local Harbor is asked as somebody else."""
+        harbor = self._sovereign.harbor.model_copy(update={"login": login})
+        return Registries(self._sovereign.model_copy(update={"harbor": harbor}), self._http, self._patience)
+
+    async def destination_ready(self, login: Login, repository: str) -> None:
+        """Local Harbor answers where Flux will ask. Raises Wait `DestinationNotReady` or Stuck."""
+        await destination.ready(self._sovereign.harbor, login, repository)
 
     # one thing in local Harbor
 

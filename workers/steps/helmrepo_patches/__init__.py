@@ -7,60 +7,40 @@ with a cached archive asks nobody. Safe to repeat: what is local stays, a chart 
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from schemas.progress import Progress
 from schemas.results import SourcesPivoted
-from workers import credentials, flux
-from workers.adapters.cluster import (
-    HELM_CHART,
-    HELM_RELEASE,
-    HELM_REPOSITORY,
-    OCI_REPOSITORY,
-    SECRET,
-    Object,
-    key_of,
-    name_of,
-)
+from workers import flux
+from workers.adapters.cluster import HELM_RELEASE, HELM_REPOSITORY, OCI_REPOSITORY, Object, key_of
 from workers.declared.changes import Change, holds, merge_patch
 from workers.declared.reconcile import Key, each, request, settled
 from workers.declared.repository import Repository, owners, push, reconcile
 from workers.errors import Stuck, Wait
-from workers.steps.helmrepo_patches import charts, packages
-from workers.steps.helmrepo_patches.pull_secrets import Auths, entry, pull_secret, strips
+from workers.steps.helmrepo_patches import charts, logins, packages
+from workers.steps.helmrepo_patches.observed import FLUX_KINDS, Seen, observe
 from workers.steps.helmrepo_patches.sources import (
-    KINDS,
     PACKAGE_KINDS,
     Artifact,
     Plan,
     address,
-    ca_secret,
+    at_home,
     is_local,
     local_address,
     needed,
     plan,
     project_of,
+    resolved_locally,
+    said_of,
+    settled_at,
 )
-from workers.tethers import DOCKER_CONFIG
 from workers.world import Order, Report, World
 
-__all__ = ["plan", "run"]
+__all__ = ["observe", "plan", "run"]
 
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The cluster as it is now."""
-
-    sources: tuple[Object, ...]
-    charts: Mapping[Key, Object]
-    releases: Mapping[Key, Object]
-
-    def of(self, *kinds: str) -> list[Object]:
-        """The sources of these kinds."""
-        return [obj for obj in self.sources if obj["kind"] in kinds]
+THIRD_PARTIES = 100
+"""So many are named in the result, which goes into the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,79 +61,100 @@ class Fetched:
     differ: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was written, by kind of place."""
+
+    changes: int
+    in_git: int
+    live: int
+    mapped: int
+    stripped: int
+
+
 async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     """Repoint every source, in Git and live, fetch every chart again, then strip the credentials."""
     before = await observe(world)
     public = await _public(world, before)
     todo = _plan(world, before, public)
-    await report(Progress(message=f"{len(todo.changes)} sources still stand upstream", percent=5))
+    if todo.unmapped:
+        message = f"{', '.join(todo.unmapped[:10])}: the mothership's, and no local project stands in for it"
+        raise Stuck("SourceUnmapped", f"{message}; map its host in `upstreams`, or take the source away")
+    rewritten = _rewritten(world, before)
+    robot = await logins.robot_login(world)
+    if todo.changes or rewritten:
+        await world.registries.destination_ready(robot, world.sovereign.mothership.chart_project + "/probe")
+    await report(Progress(message=f"{len(todo.changes) + len(rewritten)} sources still stand upstream", percent=5))
 
-    await _mirrored(world, before, todo)
-    provided = await _provide(world, todo)
+    await _mirrored(world, before, todo, rewritten)
+    provided = await logins.provide(world, before, todo, robot, public)
     declared = await _repositories(world, todo)
     commits = await _declare(order, world, declared, report)
     patched = await _patch_live(world, [pair for pair in todo.changes if _undeclared(pair[1])])
+    mapped = await packages.configure(world.cluster, packages.image_configs(rewritten, world.sovereign, public))
     await _settle(world, todo)
 
     await report(Progress(message="every chart is fetched from local Harbor", percent=50))
-    fetched = await _fetch(world, before)
-    await packages.healthy(world.cluster, todo, world.sovereign.flux.timeout)
+    sources = len(todo.changes) + provided + mapped
+    fetched = await _fetch(world, before, again=sources > 0)
+    await packages.healthy(world.cluster, todo, rewritten, world.sovereign, world.sovereign.flux.timeout)
     await report(Progress(message="the mothership's credentials go", percent=80))
-    stripped = await _strip(world, before, public)
+    stripped = await logins.strip(world, before, public, robot)
+    changes = sources + fetched.charts + stripped
 
     await report(Progress(message="Flux runs once more, then a last look", percent=90))
     for part in declared:
-        await reconcile(world, part.repo, commits[part.repo.key])
+        await reconcile(world, part.repo, commits[part.repo.key], again=changes > 0)
     after = await observe(world)
     await _look_again(world, after, public)
     in_git = sum(len(part.changes) for part in declared)
-    changes = len(todo.changes) + provided + fetched.charts + stripped
+    done = Done(changes, in_git, patched, mapped, stripped)
     return SourcesPivoted(
         changes=changes,
-        summary=_summary(changes, in_git, patched, stripped, fetched, todo.foreign),
+        summary=_summary(done, fetched, todo.foreign),
         helm_repositories=_count(world, after, "HelmRepository"),
         oci_repositories=_count(world, after, "OCIRepository"),
         packages=_count(world, after, *(kind.kind for kind in PACKAGE_KINDS)),
         charts_fetched=fetched.charts,
         pull_secrets=stripped,
         commit=commits[_main(world)],
+        third_parties=todo.foreign[:THIRD_PARTIES],
     )
 
 
-def _summary(changes: int, in_git: int, patched: int, stripped: int, fetched: Fetched, foreign: Iterable[str]) -> str:
-    done = (
-        f"{in_git} sources repointed in Git, {patched} live only; {fetched.charts} charts fetched from local Harbor; "
-        f"{stripped} pull secrets without the mothership"
+def _summary(done: Done, fetched: Fetched, foreign: Collection[str]) -> str:
+    said = (
+        f"{done.in_git} sources repointed in Git, {done.live} live only; {fetched.charts} charts fetched from local "
+        f"Harbor; {done.stripped} pull secrets without the mothership"
     )
-    words = [done if changes else "nothing to do: every source is local and every chart was fetched since"]
+    words = [said if done.changes else "nothing to do: every source is local and every chart was fetched since"]
+    if done.mapped:
+        words.append(f"{done.mapped} ImageConfigs let Crossplane fetch from local Harbor")
     if fetched.dormant:
-        words.append(f"{fetched.dormant} charts of suspended releases not fetched")
+        words.append(f"{fetched.dormant} suspended charts not fetched")
     if fetched.differ:
         words.append(f"published again upstream under the same version: {', '.join(fetched.differ[:10])}")
-    if others := list(foreign):
-        words.append(f"left alone, of third parties: {', '.join(others[:10])}")
+    if foreign:
+        words.append(
+            f"left alone, of third parties: {', '.join(list(foreign)[:10])}; they cannot be fetched under the block: "
+            "mirror each into local Harbor and point it there, or except it from the proof"
+        )
     return "; ".join(words)
 
 
-async def observe(world: World) -> Seen:
-    """Every source, chart and release of the cluster, whoever made it."""
-    cluster = world.cluster
-    found: dict[str, list[Object]] = {}
-
-    async def look(kind_name: str) -> None:
-        kind = KINDS.get(kind_name) or {"HelmChart": HELM_CHART, "HelmRelease": HELM_RELEASE}[kind_name]
-        found[kind_name] = await cluster.list(kind) if await cluster.served(kind) else []
-
-    await each((*KINDS, "HelmChart", "HelmRelease"), look)
-    return Seen(
-        sources=tuple(obj for name in KINDS for obj in found[name]),
-        charts={key_of(chart): chart for chart in found["HelmChart"]},
-        releases={key_of(release): release for release in found["HelmRelease"]},
-    )
-
-
 def _plan(world: World, seen: Seen, public: frozenset[str]) -> Plan:
-    return plan(seen.sources, world.sovereign, public=public, releases=seen.releases)
+    sovereign = world.sovereign
+    # What Crossplane rewrites keeps its name.
+    said = [obj for obj in seen.sources if not (seen.rewrites and packages.rewritable(obj, sovereign))]
+    return plan(said, sovereign, public=public, releases=seen.releases)
+
+
+def _rewritten(world: World, seen: Seen) -> list[Object]:
+    """Packages that an ImageConfig shall send to local Harbor, and that do not come from there yet."""
+    if not seen.rewrites:
+        return []
+    mine = [obj for obj in seen.packages if packages.rewritable(obj, world.sovereign)]
+    return [obj for obj in mine if not resolved_locally(obj, world.sovereign)]
 
 
 def _main(world: World) -> Key:
@@ -175,15 +176,17 @@ async def _public(world: World, seen: Seen) -> frozenset[str]:
     return frozenset([name for name in sorted(needed) if await world.harbor.is_public(name)])
 
 
-async def _mirrored(world: World, seen: Seen, todo: Plan) -> None:
+async def _mirrored(world: World, seen: Seen, todo: Plan, rewritten: Iterable[Object]) -> None:
     """Local Harbor serves everything that would be asked of it, before anything is made to ask there."""
     missing: list[str] = []
+    wanted = needed(todo, seen.charts.values(), world.sovereign)
+    wanted += [at_home(obj, world.sovereign) for obj in rewritten]
 
     async def look(artifact: Artifact) -> None:
         if await world.registries.local_digest(artifact.repository, artifact.reference) is None:
             missing.append(f"{artifact.repository}:{artifact.reference}")
 
-    await each(needed(todo, seen.charts.values(), world.sovereign), look)
+    await each(dict.fromkeys(wanted), look)
     if missing:
         some = ", ".join(sorted(missing)[:10])
         raise Stuck("NotMirrored", f"local Harbor lacks {some} ({len(missing)} in all); run harbor-prewarm again")
@@ -247,87 +250,17 @@ async def _settle(world: World, todo: Plan) -> None:
             await settled(world.cluster, kind, dict.fromkeys(keys), world.sovereign.flux.timeout, token=token)
 
 
-# --- credentials ----------------------------------------------------------------------------------------
-
-
-async def _provide(world: World, todo: Plan) -> int:
-    """The Secrets that changed sources refer to exist before those sources do. How many had to be written."""
-    sovereign, wanted = world.sovereign, []
-    for change, _ in todo.changes:
-        if change.fields.get(("spec", "secretRef", "name")) == sovereign.flux.registry_secret:
-            login = entry(sovereign.harbor.host, sovereign.harbor.login)
-            wanted.append(pull_secret(sovereign.flux.registry_secret, change.namespace, login))
-        if ("spec", "certSecretRef", "name") in change.fields:
-            wanted.append(_ca(world, change.namespace))
-    secrets = {key_of(secret): secret for secret in wanted}
-    written: list[Key] = []
-
-    async def put(secret: Object) -> None:
-        have = await world.cluster.get(SECRET, secret["metadata"]["name"], secret["metadata"]["namespace"])
-        if have is None or have.get("data") != secret["data"]:
-            await world.cluster.apply(SECRET, secret)
-            written.append(key_of(secret))
-
-    await each(secrets.values(), put)
-    return len(written)
-
-
-def _ca(world: World, namespace: str) -> Object:
-    path = Path(world.sovereign.harbor.ca_file or "")
-    try:
-        certificate = path.read_bytes()
-    except OSError as error:
-        raise Stuck("CaUnreadable", f"harbor.ca_file {path}: {error.strerror}; mount it into the worker") from error
-    meta = {"name": ca_secret(world.sovereign), "namespace": namespace}
-    data = {"ca.crt": base64.b64encode(certificate).decode()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": data}
-
-
-async def _strip(world: World, before: Seen, public: frozenset[str]) -> int:
-    """No pull secret opens a door upstream. How many had to be changed."""
-    todo = await _strips(world, before, public)
-
-    async def strip(pair: tuple[Object, str]) -> None:
-        meta = pair[0]["metadata"]
-        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {DOCKER_CONFIG: pair[1]}}
-        await world.cluster.patch(SECRET, meta["name"], meta["namespace"], body)
-
-    original = world.sovereign.flux.pull_secret
-    # Copies are known by what the original holds: it goes last, or a second try would not know them.
-    await each([pair for pair in todo if name_of(pair[0]) != original], strip)
-    await each([pair for pair in todo if name_of(pair[0]) == original], strip)
-    if left := await _strips(world, before, public):
-        who = ", ".join("/".join(key_of(secret)) for secret, _ in left[:5])
-        raise Wait("PullSecretRestored", f"{who}: the mothership's entries came back after they were removed")
-    return len(todo)
-
-
-async def _strips(world: World, before: Seen, public: frozenset[str]) -> list[tuple[Object, str]]:
-    sovereign = world.sovereign
-    referenced = {ref for obj in before.sources if local_address(address(obj), sovereign) for ref in _refers(obj)}
-    projects = {u.project for u in sovereign.upstreams} | {sovereign.mothership.chart_project}
-    # Credentials of local Harbor go into pull secrets only where a project asks for any.
-    asks = any([not await world.harbor.is_public(project) for project in sorted(projects - public)])
-    local: Auths = entry(sovereign.harbor.host, sovereign.harbor.login) if asks else {}
-    return strips(await credentials.secrets(world), sovereign, referenced, local)
-
-
-def _refers(obj: Object) -> list[Key]:
-    ref = (obj["spec"].get("secretRef") or {}).get("name")
-    return [(key_of(obj)[0], str(ref))] if ref else []
-
-
 # --- charts ---------------------------------------------------------------------------------------------
 
 
-async def _fetch(world: World, before: Seen) -> Fetched:
+async def _fetch(world: World, before: Seen, *, again: bool) -> Fetched:
     """Every chart of a local repository was downloaded from there; its releases are Ready and untouched."""
     cluster, timeout = world.cluster, world.sovereign.flux.timeout
     now = await observe(world)
     local = {key_of(obj): obj for obj in now.of(HELM_REPOSITORY.kind) if is_local(address(obj), world.sovereign)}
     todo = charts.fetches(now.charts.values(), local, now.releases)
     differ = await charts.fetch(cluster, now.charts, todo, timeout) if todo.keys else []
-    await charts.releases_ready(cluster, before.releases, timeout)
+    await charts.releases_ready(cluster, before.releases, timeout, again=again or bool(todo.keys))
     return Fetched(len(todo.keys), len(todo.dormant), tuple(differ))
 
 
@@ -336,10 +269,17 @@ async def _fetch(world: World, before: Seen) -> Fetched:
 
 async def _look_again(world: World, after: Seen, public: frozenset[str]) -> None:
     """Raises Wait when a source stands upstream again, after Git was applied once more."""
-    if left := _plan(world, after, public).changes:
-        who = ", ".join(str(change) for change, _ in left[:5])
-        raise Wait("SourceReverted", f"{who}: upstream again after Flux applied Git; who wrote it?")
+    left = [(str(change), obj) for change, obj in _plan(world, after, public).changes]
+    left += [(said_of(obj), obj) for obj in _rewritten(world, after)]
+    if left:
+        who = ", ".join(f"{what}{_writer(obj)}" for what, obj in left[:5])
+        raise Wait("SourceReverted", f"{who}: upstream again after Flux applied Git; who writes it must stop")
+
+
+def _writer(obj: Object) -> str:
+    field = "url" if obj["kind"] in FLUX_KINDS else "package"
+    return f" (written by {', '.join(names)})" if (names := flux.managers_of(obj, "spec", field)[:2]) else ""
 
 
 def _count(world: World, seen: Seen, *kinds: str) -> int:
-    return sum(1 for obj in seen.of(*kinds) if is_local(address(obj), world.sovereign))
+    return sum(1 for obj in seen.of(*kinds) if settled_at(obj, world.sovereign))

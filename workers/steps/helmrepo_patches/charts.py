@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from workers import flux
 from workers.adapters.cluster import HELM_CHART, HELM_RELEASE, KUSTOMIZATION, Cluster, Exists, Object, Seen, key_of
-from workers.declared.reconcile import Key, each, lagging, patiently, request, settled
+from workers.declared.reconcile import Key, brought, each, lagging, patiently, request
 from workers.errors import Stuck
 
 
@@ -24,9 +24,9 @@ class Fetches:
     """HelmChart -> HelmRelease."""
     by_kustomization: Mapping[Key, Key]
     by_us: tuple[Key, ...]
-    """Applied by hand once: no controller would bring them back."""
+    """Applied by hand once, or their HelmRelease is suspended: no controller would bring them back."""
     dormant: tuple[Key, ...]
-    """Their HelmRelease is suspended."""
+    """Suspended themselves: nobody fetches them, old or new."""
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -52,9 +52,11 @@ def fetches(charts: Iterable[Object], repositories: Mapping[Key, Object], releas
         if source is None or source not in repositories or not stale(chart, repositories[source]):
             continue
         release = makers.get(key) or flux.owner(chart, flux.OWNED_BY_RELEASE)
-        if release is not None and release in releases:
+        if chart["spec"].get("suspend"):
+            dormant.append(key)
+        elif release is not None and release in releases:
             if releases[release]["spec"].get("suspend"):
-                dormant.append(key)
+                by_us.append(key)
             else:
                 by_release[key] = release
         elif owner := flux.owner(chart, flux.OWNED_BY_KUSTOMIZATION):
@@ -149,11 +151,10 @@ async def _make_again(cluster: Cluster, chart: Object) -> None:
         return
 
 
-async def releases_ready(cluster: Cluster, before: Mapping[Key, Object], timeout: float) -> None:
-    """Every HelmRelease that is not suspended is Ready again, and none was upgraded by all this."""
+async def releases_ready(cluster: Cluster, before: Mapping[Key, Object], timeout: float, *, again: bool) -> None:
+    """Every HelmRelease that is not suspended is Ready (with `again`: again), and none was upgraded by all this."""
     active = [key for key, release in before.items() if not release["spec"].get("suspend")]
-    token = await request(cluster, HELM_RELEASE, active)
-    after = await settled(cluster, HELM_RELEASE, dict.fromkeys(active), timeout, token=token)
+    after = await brought(cluster, HELM_RELEASE, dict.fromkeys(active), timeout, again=again)
     if upgraded := moved(before, after, active):
         message = f"{', '.join(upgraded[:5])}: a new Helm revision of the same chart, version and values"
         raise Stuck("ReleaseUpgraded", f"{message}; pivoting a source must not do that")

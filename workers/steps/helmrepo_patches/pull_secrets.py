@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from pydantic import SecretStr
 
 from workers.adapters.cluster_kinds import Object, key_of, name_of
 from workers.errors import Stuck
@@ -13,6 +16,39 @@ from workers.sovereign import Login, Sovereign
 from workers.tethers import DOCKER_CONFIG, Names, auths_of, host_of
 
 Auths = Mapping[str, Any]
+
+
+class Lent(Login):
+    """A login whose secret lies in a Secret of the cluster and not in a file."""
+
+    password_file: Path = Path("/nonexistent")
+    secret: SecretStr
+
+    def password(self) -> SecretStr:
+        """The secret as it was read."""
+        return self.secret
+
+
+def robot_of(secret: Object | None, sovereign: Sovereign) -> Lent:
+    """The robot that may pull and nothing else, from the Secret that step 2 wrote. Raises Stuck without one."""
+    where = f"Secret {sovereign.flux.namespace}/{sovereign.harbor.robot_secret}"
+    auths = _auths(secret) if secret is not None else {}
+    found = auths.get(sovereign.harbor.host) or {}
+    if not (found.get("username") and found.get("password")):
+        message = f"{where} has no login for {sovereign.harbor.host}; harbor-projects makes it: run that step again"
+        raise Stuck("RobotMissing", message)
+    return Lent(username=str(found["username"]), secret=SecretStr(str(found["password"])))
+
+
+def lent(secrets: Iterable[Object], kept: Collection[tuple[str, str]], local: Auths) -> list[tuple[Object, str]]:
+    """(Secret, its new data) of those that sources keep referring to, with the login of local Harbor added."""
+    found: list[tuple[Object, str]] = []
+    for secret in secrets:
+        if key_of(secret) in kept and DOCKER_CONFIG in (secret.get("data") or {}):
+            auths = _auths(secret)
+            if any(auths.get(host) != login for host, login in local.items()):
+                found.append((secret, _with(secret, {**auths, **local})))
+    return found
 
 
 def entry(host: str, login: Login) -> Auths:

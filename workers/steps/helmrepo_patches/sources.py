@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from workers.adapters.oci.reference import chart_tag
 from workers.declared.changes import Change, Path
 from workers.errors import Stuck
 from workers.sovereign import Sovereign
+from workers.tethers import Names
 
 REPOSITORIES = (HELM_REPOSITORY, OCI_REPOSITORY)
 PACKAGE_KINDS = (PROVIDER, CONFIGURATION, FUNCTION)
@@ -40,6 +42,8 @@ class Plan:
     changes: tuple[tuple[Change, Object], ...]
     foreign: tuple[str, ...]
     """Sources of third parties, left alone."""
+    unmapped: tuple[str, ...] = ()
+    """Sources of the mothership's for which there is no local place."""
 
 
 def plan(
@@ -52,16 +56,24 @@ def plan(
     """What must change so that no source stands upstream. `public` are the projects anyone may read."""
     changes: list[tuple[Change, Object]] = []
     foreign: list[str] = []
+    unmapped: list[str] = []
+    names = Names.of(sovereign)
     for obj in objects:
         change = wanted(obj, sovereign, public)
         if change is None:
             if not is_local(address(obj), sovereign):
-                foreign.append(f"{obj['kind']} {'/'.join(filter(None, key_of(obj)))} ({host_of(address(obj))})")
+                theirs = names.in_text(address(obj)) or names.foreign_registry(host_of(address(obj)))
+                (unmapped if theirs else foreign).append(said_of(obj))
         elif (release := rendered_by(obj)) is not None:
             changes.append((_in_values(obj, change, release, releases), releases[release]))
         else:
             changes.append((change, obj))
-    return Plan(tuple(_together(changes)), tuple(foreign))
+    return Plan(tuple(_together(changes)), tuple(foreign), tuple(unmapped))
+
+
+def said_of(obj: Object) -> str:
+    """A source in words: kind, name, and the host that it asks."""
+    return f"{obj['kind']} {'/'.join(filter(None, key_of(obj)))} ({host_of(address(obj))})"
 
 
 def _together(changes: Iterable[tuple[Change, Object]]) -> list[tuple[Change, Object]]:
@@ -87,12 +99,13 @@ def wanted(obj: Object, sovereign: Sovereign, public: Collection[str]) -> Change
     if kind is HELM_REPOSITORY:
         fields["spec", "type"] = "oci"
     _say_trust(fields, obj, sovereign)
-    if "secretRef" in obj["spec"]:
-        # source-controller refuses a pull secret without an entry for exactly the url's host.
-        if project_of(new) in public:
-            absent.append(("spec", "secretRef"))
-        else:
-            fields["spec", "secretRef", "name"] = sovereign.flux.registry_secret
+    # source-controller refuses a pull secret without an entry for exactly the url's host.
+    if project_of(new) not in public:
+        fields["spec", "secretRef", "name"] = sovereign.flux.registry_secret
+    elif "secretRef" in obj["spec"]:
+        absent.append(("spec", "secretRef"))
+    # A cloud's own way to sign in, or a proxy on the way upstream, is none to local Harbor.
+    absent += [("spec", key) for key in ("provider", "proxySecretRef") if obj["spec"].get(key) not in (None, "generic")]
     return Change(kind, namespace_of(obj), name_of(obj), fields, tuple(absent))
 
 
@@ -191,6 +204,58 @@ def needed(todo: Plan, charts: Iterable[Object], sovereign: Sovereign) -> list[A
         if source in hosts and version[:1].isdigit():
             found[Artifact(f"{hosts[source]}/{chart['spec']['chart']}", chart_tag(version))] = None
     return list(found)
+
+
+def pinned(
+    sources: Iterable[Object], charts: Iterable[Object], releases: Iterable[Object], sovereign: Sovereign
+) -> list[Artifact]:
+    """Every chart and package that a local source names in a version: what must be had with local credentials."""
+    places = {
+        key_of(obj): _path(address(obj))
+        for obj in sources
+        if obj["kind"] == HELM_REPOSITORY.kind and is_local(address(obj), sovereign)
+    }
+    found: dict[Artifact, None] = {}
+    for obj in sources:
+        if obj["kind"] != HELM_REPOSITORY.kind and (place := settled_at(obj, sovereign)):
+            found[_artifact(place, obj)] = None
+    wanted = [(chart, chart["spec"]) for chart in charts]
+    wanted += [(release, (release["spec"].get("chart") or {}).get("spec") or {}) for release in releases]
+    for obj, spec in wanted:
+        source = flux.source_of(obj, "HelmRepository")
+        version = str(((obj.get("status") or {}).get("artifact") or {}).get("revision") or spec.get("version", ""))
+        if source in places and re.fullmatch(r"v?\d+\.\d+\.\d+[-+\w.]*", version):
+            found[Artifact(f"{places[source]}/{spec['chart']}", chart_tag(version))] = None
+    return [artifact for artifact in found if artifact.reference]
+
+
+def settled_at(obj: Object, sovereign: Sovereign) -> str | None:
+    """Where in local Harbor an OCIRepository or package comes from now, host first; None when not from there."""
+    said = address(obj)
+    if is_local(said, sovereign):
+        return _split(said)[1]
+    return local_address(said, sovereign) if resolved_locally(obj, sovereign) else None
+
+
+def resolved_locally(obj: Object, sovereign: Sovereign) -> bool:
+    """True for a package that Crossplane itself rewrote to its place in local Harbor (ImageConfig, since 1.20)."""
+    place = local_address(address(obj), sovereign) if KINDS[obj["kind"]] in PACKAGE_KINDS else None
+    return place is not None and (obj.get("status") or {}).get("resolvedPackage") == place
+
+
+def at_home(obj: Object, sovereign: Sovereign) -> Artifact:
+    """What local Harbor must serve in place of a package that still names its upstream."""
+    return _artifact(str(local_address(address(obj), sovereign)), obj)
+
+
+def _artifact(place: str, obj: Object) -> Artifact:
+    bare = place.partition("/")[2]
+    if obj["kind"] == OCI_REPOSITORY.kind:
+        ref = obj["spec"].get("ref") or {}
+        return Artifact(bare, str(ref.get("digest") or ref.get("tag") or ("" if ref.get("semver") else "latest")))
+    name, _, digest = bare.partition("@")
+    repository, _, tag = name.partition(":")
+    return Artifact(repository, digest or tag or "latest")
 
 
 def _path(address_: str) -> str:

@@ -168,8 +168,10 @@ def test_each_stale_chart_is_left_to_the_one_who_makes_it_anew() -> None:
     found = fetches([kit, rel, asleep, alone, fresh], local, releases)
     assert found.by_release == {("flux-system", "flux-system-rel"): ("flux-system", "rel")}
     assert found.by_kustomization == {("flux-system", "kit"): ("flux-system", "kit")}
-    assert found.by_us == (("flux-system", "alone"),)
-    assert found.dormant == (("flux-system", "flux-system-asleep"),)
+    assert found.by_us == (("flux-system", "flux-system-asleep"), ("flux-system", "alone"))
+    assert found.dormant == ()
+    asleep["spec"]["suspend"] = True
+    assert fetches([asleep], local, releases).dormant == (("flux-system", "flux-system-asleep"),)
     assert fetches([rel], {}, releases).keys == ()
 
 

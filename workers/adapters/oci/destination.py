@@ -1,0 +1,85 @@
+"""Does local Harbor answer where Flux and Crossplane will ask: its name, its TLS, its token service?
+
+Workers talk to Harbor past its gateway; whoever pulls does not. In production sources were repointed to a gateway
+that had no certificate yet, which then could not be fetched from there either (field lessons B6.6).
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from workers.errors import Stuck, Wait
+from workers.sovereign import Harbor, Login
+
+LIMITS = aiohttp.ClientTimeout(total=15, sock_connect=5)
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+
+
+async def ready(harbor: Harbor, login: Login, repository: str) -> None:
+    """A token for pulling `repository` is had at `<scheme>://<host>`, over TLS that its readers trust.
+
+    Raises Wait `DestinationNotReady`; Stuck `RobotRefused` when all is well there but the login.
+    """
+    async with aiohttp.ClientSession(timeout=LIMITS, cookie_jar=aiohttp.DummyCookieJar()) as http:
+        try:
+            await _ask(http, harbor, login, repository)
+        except aiohttp.ClientConnectorCertificateError as error:
+            why = error.certificate_error
+            raise _not_ready(harbor, f"its certificate is not trusted: {why}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _not_ready(harbor, f"{type(error).__name__}: {error}") from error
+
+
+async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login, repository: str) -> None:
+    base = URL(harbor.connect or f"{harbor.scheme}://{harbor.host}")
+    trust = _trust(harbor)
+    host = {"Host": harbor.host}
+    async with http.get(base / "v2/", headers=host, ssl=trust, allow_redirects=False) as answer:
+        if answer.status == 200:
+            return
+        if answer.status != 401:
+            raise _not_ready(harbor, f"GET /v2/ is answered with {answer.status}, by a gateway or another server")
+        kind, _, said = answer.headers.get("WWW-Authenticate", "").partition(" ")
+    if kind.lower() != "bearer":
+        raise _not_ready(harbor, f"its challenge is {kind or 'empty'}, not Bearer: is it Harbor?")
+    asked = dict(_PARAMETER.findall(said))
+    realm = URL(asked.get("realm", ""))
+    # What readers are sent to must be what they can reach: the name that they asked for.
+    if realm.host != harbor.host.partition(":")[0]:
+        message = f"it sends readers to {realm.origin()} for tokens; set Harbor's externalURL to {harbor.host}"
+        raise _not_ready(harbor, message)
+    query = {"service": asked.get("service", ""), "scope": f"repository:{repository}:pull"}
+    basic = aiohttp.encode_basic_auth(login.username, login.password().get_secret_value())
+    signed = {**host, "Authorization": basic}
+    async with http.get(base.join(realm.relative()), params=query, headers=signed, ssl=trust) as answer:
+        if answer.status in (401, 403):
+            message = f"the token service of {harbor.host} refuses {login.username}; run harbor-projects again"
+            raise Stuck("RobotRefused", message)
+        if answer.status != 200:
+            raise _not_ready(harbor, f"its token service answers with {answer.status}")
+        try:
+            body = orjson.loads(await answer.read())
+        except orjson.JSONDecodeError as error:
+            raise _not_ready(harbor, "its token service answers with something that is no token") from error
+    if not (body.get("token") or body.get("access_token")):
+        raise _not_ready(harbor, "its token service gives no token")
+
+
+def _trust(harbor: Harbor) -> ssl.SSLContext | bool:
+    if harbor.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=harbor.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        why = f"harbor.ca_file {harbor.ca_file}: {error}"
+        raise Stuck("CaUnreadable", f"{why}; mount a PEM file into the worker") from error
+
+
+def _not_ready(harbor: Harbor, why: str) -> Wait:
+    where = f"{harbor.scheme}://{harbor.host}"
+    return Wait("DestinationNotReady", f"{where} does not serve yet what Flux would ask there: {why}", after=10)
