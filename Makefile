@@ -10,7 +10,7 @@ REHEARSAL := $(if $(KEEP),--keep "$(KEEP)") $(if $(HOLD),--hold "$(HOLD)") $(if 
 	$(if $(TREE),--tree "$(TREE)") $(if $(FAIL),--fail "$(FAIL)") $(if $(SCENARIO),--scenario "$(SCENARIO)") \
 	$(if $(WORKERS),--workers "$(WORKERS)")
 
-.PHONY: help install rehearsal test check format schemas bench bench-long lock clean
+.PHONY: help install rehearsal test check format schemas bench bench-long image lock clean
 
 help:
 	@echo "make install     Python packages into .venv, each checked by its hash"
@@ -20,6 +20,7 @@ help:
 	@echo "make schemas     write schemas/json and the AsyncAPI document again"
 	@echo "make bench       hop and replay, one JSON object each"
 	@echo "make bench-long  mirror, copy (about 1.1 GB, beside skopeo) and idle cost; some minutes"
+	@echo "make image       the container image, with git and nft (BASE=, ARCH=, IMAGE=) and its SBOM"
 	@echo "make lock        pin the newest versions that pyproject.toml allows"
 
 install: $(STAMP)
@@ -62,6 +63,30 @@ bench-long: install
 	@$(BIN)/python benchmarks/prewarm.py --json
 	@$(BIN)/python benchmarks/idle.py --json
 
+# What travels is checked by its hash before the engine sees it; ARCH=aarch64 for the other machines.
+IMAGE := catalyst-cutover:local
+BASE := debian:bookworm-slim
+ARCH := x86_64
+PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(tag)_$(ARCH))
+
+build/packages: requirements.image.lock
+	@rm -rf $@ && mkdir -p build
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  --only-binary=:all: --python-version 3.11 --implementation cp $(PLATFORMS) --target $@ -r requirements.image.lock
+	@rm -rf $@/bin && touch $@
+
+# Needs no network. The sandbox is for rehearsals and stays outside.
+build/own: pyproject.toml $(shell find schemas events workers -type f -not -name '*.pyc')
+	@rm -rf $@ build/lib && mkdir -p build
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --no-index --target $@ .
+	@rm -rf $@/sandbox $@/bin build/lib build/bdist* && touch $@
+
+image: install build/packages build/own
+	@docker build --quiet --tag $(IMAGE) --build-arg BASE=$(BASE) --file image/Dockerfile .
+	@$(BIN)/python image/sbom.py $(IMAGE) > build/sbom.cdx.json
+	@echo "$(IMAGE), and what it holds: build/sbom.cdx.json"
+
 # The cover lines stay ours; no index address is ever written.
 lock: install
 	@{ echo "# Everything that make install puts into .venv: runtime, sandbox and tools, each file pinned by its hash."; \
@@ -69,6 +94,12 @@ lock: install
 	   $(BIN)/pip-compile --quiet --output-file - --upgrade --generate-hashes --allow-unsafe --all-extras --all-build-deps \
 	     --strip-extras --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host pyproject.toml; \
 	} > requirements.lock.new && mv requirements.lock.new requirements.lock
+	@sed -n 's/^\([a-z0-9._-]*==[^ ]*\).*/\1/p' requirements.lock > pins.new
+	@{ echo "# What the image holds: the runtime's packages alone, at the versions of requirements.lock."; \
+	   echo "# Made by: make lock"; \
+	   $(BIN)/pip-compile --quiet --output-file - --generate-hashes --allow-unsafe --strip-extras --constraint pins.new \
+	     --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host pyproject.toml; \
+	} > requirements.image.lock.new && mv requirements.image.lock.new requirements.image.lock && rm pins.new
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -48,7 +48,7 @@ Exit codes
   4  integrity: a broken chain, a ConfigMap that is not what the log says, a stream that has drifted
 
 \b
-A first look, without any cluster
+A first look, from a checkout and without any cluster
   cutover rehearse
 
 \b
