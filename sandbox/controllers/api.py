@@ -53,6 +53,7 @@ OCI_REPOSITORIES = Resource(FLUX_SOURCE, "v1beta2", "ocirepositories", "OCIRepos
 KUSTOMIZATIONS = Resource("kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization")
 HELM_RELEASES = Resource("helm.toolkit.fluxcd.io", "v2", "helmreleases", "HelmRelease")
 PROVIDERS = Resource("pkg.crossplane.io", "v1", "providers", "Provider", namespaced=False)
+IMAGE_CONFIGS = Resource("pkg.crossplane.io", "v1beta1", "imageconfigs", "ImageConfig", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.controllers.api import CRDS, DEPLOYMENTS, PODS, PROVIDERS, SECRETS, ApiError, Object
+from sandbox.controllers.api import CRDS, DEPLOYMENTS, IMAGE_CONFIGS, PODS, PROVIDERS, SECRETS, ApiError, Object
 from sandbox.controllers.conditions import asks_again, condition, settle
 from sandbox.controllers.loop import Context, Controller, identity, running_pod, started
 from sandbox.controllers.oci import Client, Credentials, PullError, docker_config, split_reference
@@ -34,6 +34,23 @@ class Providers(Controller):
 
     def extra(self) -> None:
         self.mirrors[PODS].listen(self._pod_changed)
+        self.mirrors[IMAGE_CONFIGS].listen(lambda _old, _new: self.enqueue_all())
+
+    def _resolved(self, package: str) -> str:
+        """Where a package really comes from: the ImageConfig with the longest matching prefix that rewrites.
+
+        Source: docs.crossplane.io, image configs, since 1.20. Before, the field is pruned by the API server.
+        """
+        found: dict[str, str] = {}
+        for config in self.mirrors[IMAGE_CONFIGS]:
+            rewrite = config["spec"].get("rewriteImage")
+            for match in config["spec"]["matchImages"]:
+                if rewrite and package.startswith(match["prefix"]):
+                    found[match["prefix"]] = rewrite["prefix"]
+        if not found:
+            return package
+        longest = max(found, key=len)
+        return found[longest] + package.removeprefix(longest)
 
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
         if new is not None and started(old, new, APP):
@@ -43,12 +60,13 @@ class Providers(Controller):
         pod = running_pod(self.context, NAMESPACE, APP)
         if pod is None:
             return None
-        package, status = obj["spec"]["package"], obj.get("status") or {}
+        named, status = obj["spec"]["package"], obj.get("status") or {}
+        package = self._resolved(named)
         name, uid = obj["metadata"]["name"], pod["metadata"]["uid"]
-        if not self._needs_pull(obj, uid):
+        if not self._needs_pull(obj, package, uid):
             return None
         try:
-            digest = await self._pull(obj, pod)
+            digest = await self._pull(obj, package, pod)
         except PullError as error:
             text = f"cannot unpack package: failed to fetch package digest from remote: {error}"
             self.say(f"Provider {name}: {text}")
@@ -56,28 +74,30 @@ class Providers(Controller):
             await self.publish(obj, {"conditions": self._settled(obj, told)})
             return RETRY
         revision = f"{name}-{digest.removeprefix('sha256:')[:12]}"
-        await self._install(obj, revision)
+        await self._install(obj, package, revision)
         self._cached[name] = f"{uid} {package}"
         told = [
             condition("Installed", "True", "ActivePackageRevision", ""),
             condition("Healthy", "True", "HealthyPackageRevision", ""),
         ]
         done = {"currentIdentifier": package, "currentRevision": revision, "conditions": self._settled(obj, told)}
+        # Told since 1.20 only; so here from the first rewriting on.
+        if package != named or "resolvedPackage" in status:
+            done["resolvedPackage"] = package
         if status.get("currentIdentifier") != package:
             self.say(f"Provider {name}: {package} is {digest}")
         await self.publish(obj, done)
         return None
 
-    def _needs_pull(self, obj: Object, uid: str) -> bool:
-        package, status = obj["spec"]["package"], obj.get("status") or {}
+    def _needs_pull(self, obj: Object, package: str, uid: str) -> bool:
+        status = obj.get("status") or {}
         if obj["spec"].get("packagePullPolicy") == "Always" or status.get("currentIdentifier") != package:
             return True
         # After a start of ours the cache that the status speaks of is the same Pod's: nothing to pull.
         cached = self._cached.setdefault(obj["metadata"]["name"], f"{uid} {package}")
         return cached != f"{uid} {package}"
 
-    async def _pull(self, obj: Object, pod: Object) -> str:
-        reference = obj["spec"]["package"]
+    async def _pull(self, obj: Object, reference: str, pod: Object) -> str:
         if "." not in reference.partition("/")[0]:
             reference = f"{DEFAULT_REGISTRY}/{reference}"
         host, repository, tag = split_reference(reference)
@@ -91,9 +111,9 @@ class Providers(Controller):
                 return found
         return None
 
-    async def _install(self, obj: Object, revision: str) -> None:
+    async def _install(self, obj: Object, package: str, revision: str) -> None:
         """The runtime Deployment (its image is the package itself) and the provider's own kinds."""
-        self.mirrors[DEPLOYMENTS].put(await self.api.apply(DEPLOYMENTS, runtime(obj, revision), self.name))
+        self.mirrors[DEPLOYMENTS].put(await self.api.apply(DEPLOYMENTS, runtime(obj, package, revision), self.name))
         if obj["metadata"]["name"] == "provider-hcloud":
             try:
                 await self.api.apply(CRDS, PROVIDER_CONFIG, self.name)
@@ -105,7 +125,7 @@ class Providers(Controller):
         return settle(before, told, obj["metadata"].get("generation", 1), self.context.clock.now())
 
 
-def runtime(obj: Object, revision: str) -> Object:
+def runtime(obj: Object, package: str, revision: str) -> Object:
     """The provider's Deployment. Source: runtime_provider.go v1.18: the image is the revision's source."""
     name = obj["metadata"]["name"]
     labels = {"pkg.crossplane.io/provider": name}
@@ -122,7 +142,7 @@ def runtime(obj: Object, revision: str) -> Object:
                     "containers": [
                         {
                             "name": "package-runtime",
-                            "image": obj["spec"]["package"],
+                            "image": package,
                             "imagePullPolicy": "IfNotPresent",
                         }
                     ]

@@ -34,6 +34,7 @@ FOLLOWED = (
     kinds.KUSTOMIZATIONS,
     kinds.HELM_RELEASES,
     kinds.PROVIDERS,
+    kinds.IMAGE_CONFIGS,
 )
 
 

@@ -21,6 +21,7 @@ from workers.audit.finding import Finding, Severity, Tether
 from workers.needs import images
 from workers.sovereign import Sovereign
 from workers.steps.helmrepo_patches.pull_secrets import strips
+from workers.steps.helmrepo_patches.sources import resolved_locally
 from workers.tethers import Names, auths_of, host_of, strings
 
 ADDRESS = {
@@ -64,6 +65,8 @@ class Judge:
         """A Flux source, a Crossplane package, or what k3s fetches by itself."""
         kind = str(obj["kind"])
         tether = _tether_of(kind)
+        if kind in _PACKAGES and resolved_locally(obj, self.sovereign):
+            return  # an ImageConfig sends it to local Harbor, and Crossplane says that it came from there
         for field in ADDRESS[kind]:
             said = str((obj.get("spec") or {}).get(field) or "")
             host = _host(said, package=kind in _PACKAGES)

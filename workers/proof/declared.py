@@ -20,6 +20,7 @@ from workers.adapters.cluster_kinds import (
     key_of,
 )
 from workers.sovereign import Sovereign
+from workers.steps.helmrepo_patches.sources import resolved_locally
 from workers.world import World
 
 
@@ -42,9 +43,14 @@ def foreign_sources(kind: str, objects: Iterable[Object], sovereign: Sovereign) 
 
 
 def foreign_packages(kind: str, objects: Iterable[Object], sovereign: Sovereign) -> list[str]:
-    """Crossplane's packages that are not named by a local host. One without a host means Crossplane's own default."""
+    """Crossplane's packages that come from no local host. One without a host means Crossplane's own default.
+
+    What an ImageConfig sends to local Harbor keeps its name, and Crossplane says where it came from.
+    """
     found = []
     for obj in objects:
+        if resolved_locally(obj, sovereign):
+            continue
         package = str((obj.get("spec") or {}).get("package", ""))
         host = package.partition("/")[0]
         if not is_local(f"oci://{host}/", sovereign):
