@@ -239,7 +239,8 @@ async def _api(world: World, ground: Ground, said: Preview) -> None:
         return
     release = None
     if await world.cluster.served(HELM_RELEASE):
-        release = await world.cluster.get(HELM_RELEASE, api.release, api.release_namespace)
+        namespace, name = catalyst_api_env_patch.maker(deployment, api)
+        release = await world.cluster.get(HELM_RELEASE, name, namespace)
     change = catalyst_api_env_patch.plan(world.sovereign, deployment, release)
     target = release if release is not None else deployment
     await _change(said, ground, [(change, target)], flux.owner(target, flux.OWNED_BY_KUSTOMIZATION) is not None)

@@ -100,6 +100,18 @@ class Mothership(Described):
     domains: tuple[str, ...] = ("openova.io",)
 
 
+class Configured(Described):
+    """One more variable of catalyst-api that names the mothership, and what it shall say instead."""
+
+    variable: str
+    value: str
+    """What the variable shall be; `{fqdn}` stands for the Sovereign's name."""
+    value_path: tuple[str, ...]
+    """Path in the HelmRelease's values that renders the variable."""
+    release_value: str | None = None
+    """What the values shall say there, when the chart makes the variable out of it: a bare host, say."""
+
+
 class CatalystApi(Described):
     """Where catalyst-api runs and what names the mothership in it."""
 
@@ -111,6 +123,8 @@ class CatalystApi(Described):
     release_namespace: str = "flux-system"
     value_path: tuple[str, ...] = ("catalystApi", "gitopsRepoUrl")
     """Path in the HelmRelease's values that renders the variable."""
+    further: tuple[Configured, ...] = ()
+    """Issuers, public URLs: whatever else the operator's copy of the chart has (field lessons B7.1)."""
 
 
 class Flux(Described):

@@ -113,7 +113,7 @@ class Providers(Controller):
 
     async def _install(self, obj: Object, package: str, revision: str) -> None:
         """The runtime Deployment (its image is the package itself) and the provider's own kinds."""
-        self.mirrors[DEPLOYMENTS].put(await self.api.apply(DEPLOYMENTS, runtime(obj, package, revision), self.name))
+        self.mirrors[DEPLOYMENTS].put(await self.api.apply(DEPLOYMENTS, runtime(obj, revision, package), self.name))
         if obj["metadata"]["name"] == "provider-hcloud":
             try:
                 await self.api.apply(CRDS, PROVIDER_CONFIG, self.name)
@@ -125,7 +125,7 @@ class Providers(Controller):
         return settle(before, told, obj["metadata"].get("generation", 1), self.context.clock.now())
 
 
-def runtime(obj: Object, package: str, revision: str) -> Object:
+def runtime(obj: Object, revision: str, package: str | None = None) -> Object:
     """The provider's Deployment. Source: runtime_provider.go v1.18: the image is the revision's source."""
     name = obj["metadata"]["name"]
     labels = {"pkg.crossplane.io/provider": name}
@@ -142,7 +142,7 @@ def runtime(obj: Object, package: str, revision: str) -> Object:
                     "containers": [
                         {
                             "name": "package-runtime",
-                            "image": package,
+                            "image": package or obj["spec"]["package"],
                             "imagePullPolicy": "IfNotPresent",
                         }
                     ]

@@ -23,33 +23,60 @@ from workers.adapters.cluster import (
     Seen,
     WaitedInVain,
     conditions,
+    key_of,
     name_of,
 )
-from workers.declared.changes import Change, at, holds, merge_patch
-from workers.declared.reconcile import request, settled
+from workers.declared.changes import Change, Path, Value, at, holds, merge_patch
+from workers.declared.reconcile import Key, brought
 from workers.declared.repository import cluster_url, owners, push, reconcile
 from workers.errors import Stuck, Wait
 from workers.sovereign import CatalystApi, Sovereign
 from workers.tethers import Names, in_object
 from workers.world import Order, Report, World
 
+MOST = 20
+"""So many findings stand in the summary."""
+
+
+def values(sovereign: Sovereign) -> dict[str, str]:
+    """What each configured variable shall say in the running Pod."""
+    api = sovereign.catalyst_api
+    more = {one.variable: one.value.format(fqdn=sovereign.fqdn) for one in api.further}
+    return {api.variable: cluster_url(sovereign), **more}
+
 
 def plan(sovereign: Sovereign, deployment: Object, release: Object | None) -> Change:
-    """Where the URL is to be said: in the release's values, or in the Deployment when no release makes it."""
-    api, url = sovereign.catalyst_api, cluster_url(sovereign)
+    """Where the values are to be said: in the release's values, or in the Deployment when no release makes it."""
+    api = sovereign.catalyst_api
     if release is not None:
-        return Change(HELM_RELEASE, api.release_namespace, api.release, {("spec", "values", *api.value_path): url})
+        namespace, name = maker(deployment, api)
+        said: dict[Path, Value] = {("spec", "values", *api.value_path): cluster_url(sovereign)}
+        for one in api.further:
+            text = one.value if one.release_value is None else one.release_value
+            said["spec", "values", *one.value_path] = text.format(fqdn=sovereign.fqdn)
+        return Change(HELM_RELEASE, namespace, name, said)
     containers = deployment["spec"]["template"]["spec"]["containers"]
     number = next((n for n, c in enumerate(containers) if c["name"] == api.container), None)
     if number is None:
         raise Stuck("ContainerAbsent", f"Deployment {api.namespace}/{api.deployment} has no container {api.container}")
     variables = containers[number].get("env") or []
-    place = next((n for n, v in enumerate(variables) if v["name"] == api.variable), None)
-    if place is None:
-        message = f"Deployment {api.namespace}/{api.deployment} does not set {api.variable}; add it where it is made"
-        raise Stuck("VariableAbsent", message)
-    path = ("spec", "template", "spec", "containers", number, "env", place, "value")
-    return Change(DEPLOYMENT, api.namespace, api.deployment, {path: url})
+    fields: dict[Path, Value] = {}
+    for name, value in values(sovereign).items():
+        place = next((n for n, v in enumerate(variables) if v["name"] == name), None)
+        if place is None:
+            message = f"Deployment {api.namespace}/{api.deployment} does not set {name}; add it where it is made"
+            raise Stuck("VariableAbsent", message)
+        fields["spec", "template", "spec", "containers", number, "env", place, "value"] = value
+    return Change(DEPLOYMENT, api.namespace, api.deployment, fields)
+
+
+def _configured(api: CatalystApi) -> Key:
+    return api.release_namespace, api.release
+
+
+def maker(deployment: Object, api: CatalystApi) -> Key:
+    """(namespace, name) of the HelmRelease that makes catalyst-api: by Flux's labels, else as configured."""
+    return flux.owner(deployment, flux.OWNED_BY_RELEASE) or _configured(api)
 
 
 def rolled_out(deployment: Object | None) -> bool:
@@ -63,11 +90,11 @@ def rolled_out(deployment: Object | None) -> bool:
     return wanted > 0 and all(count == wanted for count in counts)
 
 
-def variable(pod: Object, api: CatalystApi) -> Mapping[str, Any] | None:
+def variable(pod: Object, api: CatalystApi, name: str | None = None) -> Mapping[str, Any] | None:
     """The env entry in a Pod's own spec; None when the container or the variable is not there."""
     container: Object = next((c for c in pod["spec"]["containers"] if c["name"] == api.container), {})
     # The last of two entries of one name is what the process gets.
-    found = [entry for entry in container.get("env") or [] if entry["name"] == api.variable]
+    found = [entry for entry in container.get("env") or [] if entry["name"] == (name or api.variable)]
     return found[-1] if found else None
 
 
@@ -87,41 +114,74 @@ def ready(pod: Object) -> bool:
 
 
 async def run(order: Order, world: World, report: Report) -> CatalystApiPivoted:
-    """Declare the local URL, let it roll out, and read it from the running Pod."""
+    """Declare the local values, let them roll out, and read them from the running Pod."""
     sovereign = world.sovereign
-    api, timeout = sovereign.catalyst_api, sovereign.flux.timeout
+    timeout = sovereign.flux.timeout
     deployment = await _deployment(world)
-    release = await _release(world)
+    release = await _release(world, deployment)
     change = plan(sovereign, deployment, release)
     target = release if release is not None else deployment
 
     await report(Progress(message="the value is declared", percent=10))
     commit, changes = await _declare(order, world, change, target)
     if release is not None:
-        key = (api.release_namespace, api.release)
-        token = await request(world.cluster, HELM_RELEASE, [key])
-        await report(Progress(message=f"Helm rolls out {api.release}", percent=40))
-        await settled(world.cluster, HELM_RELEASE, {key: None}, timeout, token=token)
-    await report(Progress(message=f"{api.deployment} rolls out", percent=60))
+        await report(Progress(message=f"Helm rolls out {name_of(release)}", percent=40))
+        wanted: dict[Key, str | None] = {key_of(release): None}
+        # An upgrade that is due, or drift: Helm has its say before anybody looks.
+        await brought(world.cluster, HELM_RELEASE, wanted, timeout, again=changes > 0 or not await _says(world))
+    await report(Progress(message=f"{sovereign.catalyst_api.deployment} rolls out", percent=60))
     deployment = await _rollout(world, change)
     pods = await _pods(world, deployment)
-    value = await _said(world, pods)
+    said = await _said(world, pods)
     return CatalystApiPivoted(
         changes=changes,
-        summary=_summary(changes, sovereign, pods),
-        values={api.variable: value},
+        summary=_summary(changes, sovereign, said, await left(world, pods)),
+        values=said,
         pod=name_of(pods[0]),
         commit=commit,
     )
 
 
-def _summary(changes: int, sovereign: Sovereign, pods: Iterable[Object]) -> str:
-    api = sovereign.catalyst_api
-    done = f"the running Pod of {api.deployment} says {api.variable}={cluster_url(sovereign)}"
-    said = done if changes else f"nothing to do: {done}"
-    names = Names.of(sovereign)
-    left = sorted({f"{t.path} ({t.names})" for pod in pods for t in in_object({**pod, "kind": "Pod"}, names)})
-    return f"{said}; still names the mothership: {', '.join(left)}" if left else said
+def _summary(changes: int, sovereign: Sovereign, said: Mapping[str, str], still: Iterable[str]) -> str:
+    told = ", ".join(f"{name}={value}" for name, value in said.items())
+    done = f"the running Pod of {sovereign.catalyst_api.deployment} says {told}"
+    words = [done if changes else f"nothing to do: {done}"]
+    if found := list(still):
+        words.append(f"still names the mothership: {', '.join(found[:MOST])}")
+    return "; ".join(words)
+
+
+async def left(world: World, pods: Iterable[Object]) -> list[str]:
+    """Every variable, argument and image of the running Pods that names the mothership, and what ConfigMaps say.
+
+    Images are pulled from local Harbor whatever their name, since the nodes' pivot: they are told as such.
+    """
+    names = Names.of(world.sovereign)
+    found: dict[str, None] = {}
+    for pod in pods:
+        for tether in in_object({**pod, "kind": "Pod"}, names):
+            image = tether.path.rpartition(".")[2] == "image"
+            how = ", which nodes pull from local Harbor" if image else ""
+            found[f"{tether.path} ({tether.names}{how})"] = None
+        for name, text in (await _from_config_maps(world, pod)).items():
+            if which := names.in_text(text):
+                found[f"{name} ({which})"] = None
+    return sorted(found)
+
+
+async def _from_config_maps(world: World, pod: Object) -> dict[str, str]:
+    """What the containers get out of ConfigMaps: variable, and where it comes from -> value."""
+    found: dict[str, str] = {}
+    for container in (*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]):
+        for entry in container.get("env") or ():
+            if ((entry.get("valueFrom") or {}).get("configMapKeyRef")) and (value := await _value(world, entry)):
+                found[f"env[{entry['name']}] of {container['name']}, from a ConfigMap"] = value
+        for source in container.get("envFrom") or ():
+            if ref := source.get("configMapRef"):
+                config = await world.cluster.get(CONFIG_MAP, str(ref["name"]), world.sovereign.catalyst_api.namespace)
+                for key, value in ((config or {}).get("data") or {}).items():
+                    found[f"env[{source.get('prefix', '')}{key}] of {container['name']}, from a ConfigMap"] = value
+    return found
 
 
 # --- declared and live ----------------------------------------------------------------------------------
@@ -136,16 +196,37 @@ async def _deployment(world: World) -> Object:
     return found
 
 
-async def _release(world: World) -> Object | None:
+async def _release(world: World, deployment: Object) -> Object | None:
     """The HelmRelease that makes catalyst-api, or None. A suspended one would not roll anything out."""
-    api = world.sovereign.catalyst_api
-    if not await world.cluster.served(HELM_RELEASE):
+    key = maker(deployment, world.sovereign.catalyst_api)
+    found = await world.cluster.get(HELM_RELEASE, key[1], key[0]) if await world.cluster.served(HELM_RELEASE) else None
+    if found is None:
+        notes = deployment["metadata"].get("annotations") or {}
+        if helm := notes.get("meta.helm.sh/release-name"):
+            message = f"Deployment {'/'.join(key_of(deployment))} is rendered by Helm release {helm}"
+            advice = f"there is no HelmRelease {'/'.join(key)}: a live patch would go at the next upgrade"
+            raise Stuck("RenderedByHelm", f"{message}, and {advice}; set its values, or name its HelmRelease")
         return None
-    found = await world.cluster.get(HELM_RELEASE, api.release, api.release_namespace)
-    if found is not None and found["spec"].get("suspend"):
-        message = f"HelmRelease {api.release_namespace}/{api.release} is suspended, so no value reaches the Pod"
+    if found["spec"].get("suspend"):
+        message = f"HelmRelease {'/'.join(key)} is suspended, so no value reaches the Pod"
         raise Stuck("ReleaseSuspended", f"{message}; resume it")
     return found
+
+
+async def _says(world: World) -> bool:
+    """True when the Deployment's template says all values already."""
+    try:
+        found = await _deployment(world)
+        return not [
+            n for n, v in values(world.sovereign).items() if await _in(world, found["spec"]["template"], n) != v
+        ]
+    except Stuck:
+        return False
+
+
+async def _in(world: World, template: Object, name: str) -> str | None:
+    entry = variable(template, world.sovereign.catalyst_api, name)
+    return None if entry is None else await _value(world, entry)
 
 
 async def _declare(order: Order, world: World, change: Change, target: Object) -> tuple[str, int]:
@@ -158,7 +239,8 @@ async def _declare(order: Order, world: World, change: Change, target: Object) -
     subject = f"catalyst-api reads {cluster_url(world.sovereign)}"
     pushed = await push(world, order, repo, [change], subject)
     owner = flux.owner(target, flux.OWNED_BY_KUSTOMIZATION)
-    await reconcile(world, repo, pushed.commit, must=frozenset([owner] if owner else []))
+    settled_ = not pushed.new and holds(change, target)
+    await reconcile(world, repo, pushed.commit, must=frozenset([owner] if owner else []), again=not settled_)
     now = await world.cluster.get(change.kind, change.name, change.namespace)
     if not holds(change, now):
         raise Stuck("DeclaredElsewhere", f"{change} is not as Git declares it, though Flux has applied that")
@@ -181,15 +263,16 @@ async def _rollout(world: World, change: Change) -> Object:
     """The Deployment, rolled out with the local URL in its template. A chart that ignores the value is Stuck."""
     api, timeout = world.sovereign.catalyst_api, world.sovereign.flux.timeout
     found = await _deployment(world)
-    entry = variable(found["spec"]["template"], api)
-    if entry is None or await _value(world, entry) != cluster_url(world.sovereign):
-        said = "does not set" if entry is None else "still sets another value for"
-        where = ".".join(str(part) for path in change.fields for part in path)
-        message = (
-            f"{change} has {where}, but Deployment {api.namespace}/{api.deployment} {said} {api.variable}: "
-            "its chart does not render that value; set catalyst_api.value_path to the path that it does render"
-        )
-        raise Stuck("ValueNotRendered", message)
+    for name, value in values(world.sovereign).items():
+        entry = variable(found["spec"]["template"], api, name)
+        if entry is None or await _value(world, entry) != value:
+            said = "does not set" if entry is None else "still sets another value for"
+            where = ", ".join(".".join(str(part) for part in path) for path in change.fields)
+            message = (
+                f"{change} has {where}, but Deployment {api.namespace}/{api.deployment} {said} {name}: "
+                "its chart does not render that value; set catalyst_api's value_path to the path that it does render"
+            )
+            raise Stuck("ValueNotRendered", message)
     done = await world.cluster.wait(DEPLOYMENT, api.deployment, api.namespace, rolled_out, timeout)
     return done or found
 
@@ -211,15 +294,14 @@ async def _pods(world: World, deployment: Object) -> list[Object]:
     return living(seen.values())
 
 
-async def _said(world: World, pods: list[Object]) -> str:
-    """The value in the spec of every running Pod; raises Wait when one of them still says another."""
-    api, url = world.sovereign.catalyst_api, cluster_url(world.sovereign)
+async def _said(world: World, pods: list[Object]) -> dict[str, str]:
+    """The values in the spec of every running Pod; raises Wait when one of them still says another."""
+    api, wanted = world.sovereign.catalyst_api, values(world.sovereign)
     for pod in pods:
-        entry = variable(pod, api)
-        value = await _value(world, entry) if entry is not None else None
-        if value != url:
-            raise Wait("OldPodRuns", f"Pod {api.namespace}/{name_of(pod)} does not say {api.variable}={url} yet")
-    return url
+        for name, value in wanted.items():
+            if await _in(world, pod, name) != value:
+                raise Wait("OldPodRuns", f"Pod {api.namespace}/{name_of(pod)} does not say {name}={value} yet")
+    return wanted
 
 
 async def _value(world: World, entry: Mapping[str, Any]) -> str | None:
