@@ -239,6 +239,25 @@ class Cluster:
             raise Wait("ObjectAbsent", f"create {words}: 404, its namespace does not exist") from None
         return created
 
+    async def review_token(self, token: str, audience: str) -> str | None:
+        """Whose token this is (`system:serviceaccount:<namespace>:<name>`); None when it is nobody's.
+
+        A server that knows no audiences answers without any, and must not be believed (TokenReview's own docs)."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        path = "/apis/authentication.k8s.io/v1/tokenreviews"
+        try:
+            status = (await self._call("POST", path, "create", "TokenReview", body=body)).get("status") or {}
+        except Absent:
+            raise Stuck("KindNotServed", "the API server has no TokenReview") from None
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+            return None
+        name: str | None = (status.get("user") or {}).get("username") or None
+        return name
+
     async def delete(self, kind: Kind, name: str, namespace: str | None = None) -> bool:
         """Ask for deletion, dependants in the background; False when it was not there."""
         path = await self._path(kind, namespace, name)

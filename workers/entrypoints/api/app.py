@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,15 +18,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from events import flow, subjects
 from events.jetstream import JetStreamLog
 from schemas import events as facts
 from workers.entrypoints.api import models
+from workers.entrypoints.api.connections import Tally
 from workers.entrypoints.api.feed import Feed
 from workers.entrypoints.api.front import Front
+from workers.entrypoints.api.limits import Bounded
 from workers.entrypoints.api.live import EventStream, Readers
+from workers.entrypoints.api.metrics import TYPE, Exposition, Projection
 from workers.entrypoints.api.problems import ErrorBody, Problem, ProblemBody, documented, handle, rendered
 from workers.entrypoints.api.who import Caller, Doorman
 from workers.entrypoints.settings import Settings
@@ -40,7 +43,6 @@ KINDS: Final = {
     ".svg": "image/svg+xml", ".ico": "image/x-icon", ".json": "application/json", ".png": "image/png",
 }  # fmt: skip
 SAFE: Final = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -58,36 +60,42 @@ class Json(Response):
         return orjson.dumps(content)
 
 
-def application(settings: Settings, doorman: Doorman) -> FastAPI:
-    """The ASGI app; its lifespan keeps the connection to the log."""
+Opening = Callable[[], AbstractAsyncContextManager[Doorman]]
+
+
+def application(settings: Settings, opening: Opening, tally: Tally | None = None) -> FastAPI:
+    """The ASGI app; its lifespan keeps the connections to the log, the issuer and the cluster."""
     limits = settings.api.limits
     feed = Feed()
     front = Front(settings, feed, patience=limits.answer, look=limits.look)
     readers = Readers(limits.readers, limits.readers_each)
+    door = Door()
+    exposition = Exposition(Projection(feed, readers, tally or Tally()))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(follow(settings, front, feed))
-        yield
-        readers.closing.set()
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        async with opening() as door.doorman:
+            following = asyncio.create_task(follow(settings, front, feed))
+            yield
+            readers.closing.set()
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
 
     app = FastAPI(
         title="Achieve True Sovereignty", version=version("catalyst-cutover"), lifespan=lifespan,
         docs_url=None, redoc_url=None, openapi_url="/openapi.json", default_response_class=Json,
     )  # fmt: skip
-    app.state.front, app.state.readers = front, readers
+    app.state.front, app.state.readers, app.state.insecure = front, readers, False
     app.add_exception_handler(Problem, handle)
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _elsewhere)
     app.add_exception_handler(Exception, _broken)
-    door = Door(doorman)
+    app.add_middleware(Bounded, limits=limits)
     _actions(app, front, door, settings)
     _readings(app, front, door)
     _events(app, front, door, readers)
-    _house(app, front)
+    _house(app, front, settings, exposition)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -105,10 +113,9 @@ async def follow(settings: Settings, front: Front, feed: Feed) -> None:
 
 
 class Door:
-    """Who may pass."""
+    """Who may pass. Its keeper comes when the process starts."""
 
-    def __init__(self, doorman: Doorman) -> None:
-        self.doorman = doorman
+    doorman: Doorman
 
     async def reader(self, request: Request) -> Caller:
         """Raises Problem 401, 403, 503."""
@@ -129,7 +136,7 @@ class Door:
 
 
 def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None:
-    guarded = documented(400, 401, 403, 409, 413, 415, 503, 504)
+    guarded = documented(400, 401, 403, 408, 409, 413, 415, 431, 503, 504)
 
     @app.post(
         f"{BASE}/start", status_code=202, response_model=models.Started, summary="Begin a cutover",
@@ -184,7 +191,7 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
 
 
 def _readings(app: FastAPI, front: Front, door: Door) -> None:
-    guarded = documented(401, 403, 503)
+    guarded = documented(401, 403, 408, 413, 415, 431, 503)
 
     @app.get(f"{BASE}/status", response_model=models.Snapshot, responses=guarded, summary="Where the cutover stands")
     async def status(request: Request) -> Response:
@@ -214,11 +221,11 @@ def _readings(app: FastAPI, front: Front, door: Door) -> None:
 
 
 def _events(app: FastAPI, front: Front, door: Door, readers: Readers) -> None:
-    guarded = documented(400, 401, 403, 503)
+    guarded = documented(400, 401, 403, 408, 413, 415, 431, 503)
     stream = {"description": "Events without end", "content": {EventStream.media_type: {"schema": {"type": "string"}}}}
 
     @app.post(
-        f"{BASE}/ticket", response_model=Ticket, responses=documented(400, 401, 403, 413, 415, 503),
+        f"{BASE}/ticket", response_model=Ticket, responses=documented(400, 401, 403, 408, 413, 415, 431, 503),
         summary="A word that opens one stream of events, for those who cannot send a header",
     )  # fmt: skip
     async def ticket(request: Request) -> Response:
@@ -261,7 +268,9 @@ class Ticket(BaseModel):
 # --- the house ------------------------------------------------------------------------------------------------
 
 
-def _house(app: FastAPI, front: Front) -> None:
+def _house(app: FastAPI, front: Front, settings: Settings, exposition: Exposition) -> None:
+    safe = _safe(settings)
+
     @app.get("/healthz", response_model=dict[str, str], summary="The process lives")
     async def healthz() -> Response:
         return Json({"status": "ok"})
@@ -272,22 +281,44 @@ def _house(app: FastAPI, front: Front) -> None:
             raise Problem(503, "not-ready", "the log has not been read, or the broker is away")
         return Json({"status": "ready"})
 
+    @app.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus")
+    async def metrics() -> Response:
+        return Response(exposition.text(), media_type=TYPE)
+
+    @app.get("/console.json", response_model=dict[str, str], summary="How the card logs people in")
+    async def login(request: Request) -> Response:
+        identity = settings.api.identity
+        if request.app.state.insecure:
+            return Json({"auth": "none"})
+        if identity is None or settings.api.login_client is None:
+            return Json({"auth": "token"})
+        return Json({"auth": "oidc", "issuer": identity.issuer, "client": settings.api.login_client})
+
     @app.get("/", include_in_schema=False)
     async def card() -> Response:
-        return _file("index.html")
+        return _file("index.html", safe)
 
     @app.get("/console/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
-        return _file(name)
+        return _file(name, safe)
 
 
-def _file(name: str) -> Response:
+def _safe(settings: Settings) -> dict[str, str]:
+    """Headers of every page: nothing is loaded from anywhere else. Only a login may ask the issuer."""
+    identity, policy = settings.api.identity, "default-src 'self'"
+    if identity is not None and settings.api.login_client is not None:
+        scheme, _, rest = identity.issuer.partition("://")
+        policy += f"; connect-src 'self' {scheme}://{rest.partition('/')[0]}"
+    return {**SAFE, "Content-Security-Policy": f"{policy}; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"}
+
+
+def _file(name: str, safe: Mapping[str, str]) -> Response:
     """A file of the console; only what lies there by that very name."""
     path = CONSOLE / name
     kind = KINDS.get(path.suffix)
     if kind is None or path.parent != CONSOLE or not path.is_file():
         raise Problem(404, "not-found", "there is no such page")
-    return FileResponse(path, media_type=kind, headers={**SAFE, "Cache-Control": "no-cache"})
+    return FileResponse(path, media_type=kind, headers={**safe, "Cache-Control": "no-cache"})
 
 
 async def _unreadable(request: Request, error: Exception) -> Response:

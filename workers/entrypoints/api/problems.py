@@ -80,6 +80,7 @@ MEANINGS: Final[dict[int, str]] = {
     403: "Who asks may not",
     404: "There is no such thing",
     405: "Not with this method",
+    408: "The request did not arrive in time",
     409: "Not as things stand",
     413: "Too large",
     415: "Only application/json",

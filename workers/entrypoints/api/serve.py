@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import resource
 import socket
+from contextlib import nullcontext
 from typing import Any
 
 import click
 import uvicorn
+from fastapi import FastAPI
 
-from workers.entrypoints.api.app import application
-from workers.entrypoints.api.who import Doorman, EverybodyMay
+from workers.entrypoints.api.app import Opening, application
+from workers.entrypoints.api.connections import Tally, protocol
+from workers.entrypoints.api.identity import Doorkeeper, ticket_key
+from workers.entrypoints.api.who import EverybodyMay
 from workers.entrypoints.cli_common import Failed, Misused, config_option, settings_of
 from workers.entrypoints.settings import Settings
 
@@ -43,17 +46,27 @@ def command(ctx: click.Context, host: str | None, port: int | None, insecure_dev
     start_logging(settings)
     host = host or settings.api.host
     port = settings.api.port if port is None else port
-    serve(settings, _doorman(settings, host, insecure_dev), host, port)
+    serve(settings, insecure_dev, host, port)
 
 
-def _doorman(settings: Settings, host: str, insecure_dev: bool) -> Doorman:
-    """Raises Misused when nobody could be known."""
+def opening(settings: Settings, host: str, insecure_dev: bool) -> Opening:
+    """Who keeps the door. Raises Misused when nobody could be known."""
     if insecure_dev:
         if not loopback(host):
             raise Misused(f"--insecure-dev asks nobody who they are: it listens on loopback only, not on {host}")
         log.warning("--insecure-dev: everybody who reaches %s may start and cancel a cutover", host)
-        return EverybodyMay()
-    raise Misused("settings name no api.identity: nobody could be known. (--insecure-dev serves without, on loopback)")
+        return lambda: nullcontext(EverybodyMay())
+    api = settings.api
+    if api.identity is None and api.service_accounts is None:
+        raise Misused(
+            "settings name no api.identity and no api.service_accounts: nobody could be known.\n"
+            "(--insecure-dev serves without, on loopback only)"
+        )
+    try:
+        ticket_key(settings)
+    except ValueError as error:
+        raise Misused(str(error)) from None
+    return lambda: Doorkeeper.open(settings)
 
 
 def loopback(host: str) -> bool:
@@ -65,18 +78,19 @@ def loopback(host: str) -> bool:
     return bool(found) and all(ipaddress.ip_address(str(address).split("%")[0]).is_loopback for address in found)
 
 
-def serve(settings: Settings, doorman: Doorman, host: str, port: int) -> None:
+def serve(settings: Settings, insecure_dev: bool, host: str, port: int) -> None:
     """Until SIGTERM or Ctrl-C. Ends with 1 when the address is taken."""
+    door = opening(settings, host, insecure_dev)
     _room_for_connections()
     try:
         listener = listening(host, port)
     except OSError as error:
-        raise Failed(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from None
+        raise Failed(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     with listener:
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         click.echo(f"http://{shown}:{address[1]}")
-        uvicorn.Server(configured(settings, doorman)).run(sockets=[listener])
+        server(settings, door, insecure=insecure_dev).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -96,14 +110,27 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def configured(settings: Settings, doorman: Doorman) -> uvicorn.Config:
-    """How uvicorn runs it."""
+class Server(uvicorn.Server):
+    """uvicorn's; readers of events are sent home before it waits for the end of what is under way."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if isinstance(app := self.config.app, FastAPI):
+            app.state.readers.closing.set()
+        await super().shutdown(sockets)
+
+
+def server(settings: Settings, door: Opening, *, insecure: bool) -> Server:
+    """Ready to run."""
+    tally = Tally()
+    app = application(settings, door, tally)
+    app.state.insecure = insecure
+    limits = settings.api.limits
     options: dict[str, Any] = {
-        "log_config": None, "access_log": False, "server_header": False, "date_header": True, "lifespan": "on",
-        "loop": "asyncio", "ws": "none", "proxy_headers": False, "backlog": 1024,
-        "timeout_keep_alive": 30, "timeout_graceful_shutdown": 5,
+        "log_config": None, "access_log": False, "server_header": False, "lifespan": "on", "loop": "asyncio",
+        "http": protocol(limits, tally), "ws": "none", "proxy_headers": False, "backlog": 1024,
+        "h11_max_incomplete_event_size": limits.headers, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 5,
     }  # fmt: skip
-    return uvicorn.Config(application(settings, doorman), **options)
+    return Server(uvicorn.Config(app, **options))
 
 
 def _room_for_connections() -> None:
