@@ -153,6 +153,13 @@ class Core:
         self.state.retentions[retention.id] = retention
         project.metadata["retention_id"] = str(retention.id)
 
+    def retain_again(self, name: str) -> None:
+        """The project has the policy that Harbor gives to proxies. Raises LookupError for an unknown project."""
+        if name not in self.state.projects:
+            raise LookupError(f"no such project: {name}")
+        self._retain(self.state.projects[name])
+        self.changed()
+
     def delete_project(self, project: Project) -> None:
         """The project, its retention and its repositories are gone."""
         for repository in self.repositories(project.name):

@@ -42,6 +42,11 @@ class Harbor:
         return cls(Core(directory, host, clock, admin_password, upstream_url))
 
     @property
+    def clock(self) -> Clock:
+        """Harbor's own time."""
+        return self._core.clock
+
+    @property
     def store(self) -> Store:
         """Blobs, manifests and tags."""
         return self._core.store
@@ -50,6 +55,14 @@ class Harbor:
     def faults(self) -> Faults:
         """What goes wrong on demand, and the requests that were seen."""
         return self._core.faults
+
+    def retain_again(self, project: str) -> None:
+        """Harbor's own policy for proxy projects applies to this one once more, as if nobody had removed it."""
+        self._core.retain_again(project)
+
+    def midnight(self) -> None:
+        """Retention runs now for every midnight that has passed."""
+        self._core.retain()
 
     async def settled(self) -> None:
         """Return when the proxy projects have stored what they fetch in the background."""

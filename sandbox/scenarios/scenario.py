@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from events import flow
 from events.fold import State, evolve
@@ -33,6 +33,8 @@ class Scenario:
     during: Act | None = None
     """While `step` works; in the proof while the clock runs, at the canaries' turn `at`."""
     heal: Act | None = None
+    described: Callable[[dict[str, Any]], None] | None = None
+    """Changes what the workers are told of the Sovereign, before they start."""
     at: int = 1
     step: str = flow.LAST.slug
 
