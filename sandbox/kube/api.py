@@ -271,9 +271,19 @@ def _read(request: Request, resource: Resource) -> Any:
     try:
         if "yaml" in request.content_type and raw.lstrip()[:1] not in (b"{", b"["):
             return YAML(typ="safe", pure=True).load(raw)
-        return orjson.loads(raw)
+        return _typed(request, resource, orjson.loads(raw))
     except (orjson.JSONDecodeError, YAMLError) as error:
         if request.method == "PATCH":
             raise errors.bad_request(f"error decoding patch: {error}") from error
         said = f"the object provided is unrecognized (must be of type {resource.kind}): couldn't get version/kind"
         raise errors.bad_request(f"{said}; json parse error: {error}") from error
+
+
+def _typed(request: Request, resource: Resource, body: Any) -> Any:
+    """A builtin kind is decoded into its own type; a custom object must say itself what it is."""
+    if resource.custom and request.method in ("POST", "PUT") and isinstance(body, dict):
+        for key, shown in (("kind", "Kind"), ("apiVersion", "apiVersion")):
+            if not body.get(key):
+                said = f"the object provided is unrecognized (must be of type {resource.kind})"
+                raise errors.bad_request(f"{said}: Object '{shown}' is missing in '{request.body.decode()[:200]}'")
+    return body

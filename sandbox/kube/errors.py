@@ -97,6 +97,12 @@ def invalid(group: str, kind: str, name: str, faults: list[tuple[str, str, str]]
     return ApiError(422, "Invalid", f'{qualified(kind, group)} "{name}" is invalid: {joined}', details)
 
 
+def untyped(name: str, api_version: str, kind: str, why: str) -> ApiError:
+    """500, without a reason: what an apply is told whose configuration does not fit the schema."""
+    version = api_version if "/" in api_version else f"/{api_version}"
+    return ApiError(500, "", f"failed to create typed patch object (/{name}; {version}, Kind={kind}): {why}")
+
+
 def forbidden(group: str, plural: str, name: str, why: str) -> ApiError:
     """403."""
     named = f' "{name}"' if name else ""

@@ -56,6 +56,15 @@ class Schema:
             found.extend(_told(error))
         return sorted(set(found))
 
+    def misfit(self, obj: Object) -> str | None:
+        """What an apply says of the first value of another type than the schema's; None when all fit."""
+        errors = self._validator.iter_errors({**obj, "metadata": {}})
+        for error in errors:
+            if error.validator == "type":
+                path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+                return f"{path}: expected {error.validator_value}, got {error.instance!r}"
+        return None
+
 
 def _pruned(value: Any, schema: Object, path: str, unknown: list[str], *, root: bool = False) -> Any:
     if isinstance(value, list):

@@ -157,10 +157,19 @@ class Verbs:
             else:
                 body = rules.decoded(body, r.type, "", unknown)
         except TypeError as error:
+            if call.content_type == patches.APPLY:
+                raise errors.untyped(call.name, r.api_version, r.kind, str(error)) from error
             raise errors.bad_request(cannot + str(error)) from error
+        if call.content_type == patches.APPLY:
+            misfit = f".{unknown[0]}: field not declared in schema" if unknown else None
+            if misfit := misfit or (r.schema.misfit(body) if r.schema is not None else None):
+                raise errors.untyped(call.name, r.api_version, r.kind, misfit)
         how = call.query.get("fieldValidation", "Warn")
         if unknown and how == "Strict":
             told = ", ".join(f'unknown field "{path}"' for path in unknown)
+            if call.content_type in (patches.JSON_PATCH, patches.MERGE_PATCH, patches.STRATEGIC):
+                said = f"Invalid value: {orjson.dumps(body).decode()!r}: strict decoding error: {told}"
+                raise errors.invalid("", "", "", [("patch", said, "FieldValueInvalid")])
             raise errors.bad_request(f"{cannot}strict decoding error: {told}")
         if how != "Ignore":
             call.warnings.extend(f'unknown field "{path}"' for path in unknown)

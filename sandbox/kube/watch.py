@@ -17,6 +17,7 @@ Object = dict[str, Any]
 Event = tuple[str, Object]
 
 BOOKMARK_EVERY = 10.0  # seconds; a real server sends one a minute
+LAST_BOOKMARK = 2.0  # seconds before the end (cacher.go, `nextBookmarkTime`)
 DEFAULT_TIMEOUT = 1800.0  # seconds
 
 
@@ -43,6 +44,12 @@ def _bookmark(call: Call, revision: int, *, initial_end: bool = False) -> Event:
         metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
     r = call.resource
     return "BOOKMARK", {"kind": r.kind, "apiVersion": r.api_version, "metadata": metadata}
+
+
+def _next_mark(now: float, deadline: float) -> float:
+    """When the next bookmark is due; the last one comes a little before the end."""
+    last = deadline - LAST_BOOKMARK
+    return min(now + BOOKMARK_EVERY, last) if last > now else deadline + 1
 
 
 class Watch:
@@ -78,7 +85,10 @@ class Watch:
         return [event for event in found if event is not None]
 
     async def events(self) -> AsyncIterator[Event]:
-        """Events until the timeout, an error, or the server's end."""
+        """Events until the timeout, an error, or the server's end.
+
+        A bookmark comes only when something of the kind has moved since the watch began, selected or not.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         for kind, obj in self._first:
@@ -86,17 +96,20 @@ class Watch:
             if kind == "ERROR":
                 return
         queue = self._subscription.queue
+        moved, mark = bool(self._first), _next_mark(loop.time(), deadline)
         while (left := deadline - loop.time()) > 0:
             try:
                 # Not wait_for: on Python 3.11 it may swallow a cancellation that meets an arriving change.
-                async with asyncio.timeout(min(left, BOOKMARK_EVERY)):
+                async with asyncio.timeout(min(left, max(mark - loop.time(), 0.001))):
                     change = await queue.get()
             except TimeoutError:
-                if self._bookmarks:
+                if self._bookmarks and moved and loop.time() >= mark:
                     yield _bookmark(self._call, self._verbs.store.revision)
+                mark = _next_mark(loop.time(), deadline)
                 continue
             if change is None:
                 return
+            moved = True
             if event := seen(change, self._match, self._namespace):
                 yield self._told(*event)
 

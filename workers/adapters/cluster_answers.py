@@ -11,6 +11,9 @@ from aiohttp import ClientResponse
 from workers.adapters.cluster_kinds import Kind, Object, Seen
 from workers.errors import Stuck, Trouble, Wait
 
+MISFIT = "failed to create typed patch object"
+"""How an apply is refused whose configuration does not fit the schema: as a 500, though no retry heals it."""
+
 
 class Conflict(Wait):
     """The object was changed by someone else since we read it. Read it again, then decide again."""
@@ -49,6 +52,8 @@ def trouble(verb: str, words: str, response: ClientResponse, raw: bytes) -> Trou
     status = response.status
     said = _said(raw)
     message = f"{verb} {words}: {status} {said['message']}"
+    if status == 500 and said["message"].startswith(MISFIT):
+        return Stuck("ApiRejected", message)
     if status == 429 or status >= 500:
         return Unavailable(message, _seconds(response.headers.get("Retry-After")))
     if status == 410:

@@ -1,93 +1,28 @@
-"""An API server to hold to the contract: the sandbox's always, and a real one when KUBECONFIG names it.
+"""An API server to hold to the contract: the sandbox's always, and real ones.
 
-On a real server the definitions of Flux, Crossplane and Cilium are expected to be installed; what is not is skipped.
+KUBECONFIG names a cluster, shared or not: what the tests make there has random names and is taken away again.
+KUBEBUILDER_ASSETS names a directory with `kube-apiserver` and `etcd`, which are started on loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import os
 import secrets
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-import yaml
+from kube_servers import Kube, connected, named_servers, provided, started
 
 from sandbox.clock import Clock
 from sandbox.kube import KubeApi
 
-MERGE = "application/merge-patch+json"
-APPLY = "application/apply-patch+yaml"
-SERVERS = ["sandbox", *(["real"] if os.environ.get("KUBECONFIG") else [])]
-
-Object = dict[str, Any]
-
-
-@dataclass
-class Answer:
-    """What came back."""
-
-    status: int
-    body: Any
-    warning: str = ""
-
-
-@dataclass
-class Kube:
-    """One API server, in plain HTTP."""
-
-    http: aiohttp.ClientSession
-    url: str
-    tls: ssl.SSLContext | bool
-    bearer: ssl.SSLContext | bool
-    """For callers who come with a token: without the client certificate."""
-
-    async def ask(self, method: str, path: str, body: Any = None, *, kind: str = "application/json", token: str = "",
-                  **query: str) -> Answer:  # fmt: skip
-        """One request; with a token, as its holder."""
-        headers = {"Content-Type": kind} | ({"Authorization": f"Bearer {token}"} if token else {})
-        async with self.http.request(
-            method,
-            self.url + path,
-            params=query,
-            data=None if body is None else json.dumps(body),
-            headers=headers,
-            ssl=self.bearer if token else self.tls,
-        ) as response:
-            text = await response.text()
-            is_json = response.content_type == "application/json"
-            return Answer(response.status, json.loads(text) if is_json else text, response.headers.get("Warning", ""))
-
-    async def make(self, path: str, body: Object) -> Object:
-        """Create an object that must succeed."""
-        answer = await self.ask("POST", path, body)
-        assert answer.status == 201, answer.body
-        made: Object = answer.body
-        return made
-
-    async def merge(self, path: str, body: Object, **query: str) -> Answer:
-        """A merge patch."""
-        return await self.ask("PATCH", path, body, kind=MERGE, **query)
-
-    async def apply(self, path: str, body: Object, manager: str, **query: str) -> Answer:
-        """A server-side apply."""
-        return await self.ask("PATCH", path, body, kind=APPLY, fieldManager=manager, **query)
-
-    async def watch(self, path: str, seconds: int, **query: str) -> list[Object]:
-        """All events of a watch, until the server ends it."""
-        asked = {"watch": "1", "timeoutSeconds": str(seconds), **query}
-        async with self.http.get(self.url + path, params=asked, ssl=self.tls) as response:
-            lines = (await response.text()).splitlines()
-        events: list[Object] = [json.loads(line) for line in lines]
-        return events
+Server = tuple[Path, Any] | None
+"""A real one's kubeconfig, and how to make it forget; None for the sandbox."""
 
 
 @dataclass
@@ -113,56 +48,41 @@ class Home:
         return self.path("helmrepositories", name, "source.toolkit.fluxcd.io", version)
 
 
-def _material(entry: Object, key: str) -> bytes | None:
-    if inline := entry.get(f"{key}-data"):
-        return base64.b64decode(inline)
-    return Path(entry[key]).read_bytes() if entry.get(key) else None
+@pytest.fixture(scope="session", params=named_servers())
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all tests; the sandbox's is opened anew for each."""
+    if request.param == "sandbox":
+        yield None
+        return
+    directory = tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        if request.param == "assets":
+            own = stack.enter_context(started(Path(os.environ["KUBEBUILDER_ASSETS"]), directory))
+            kubeconfig, forget = own.kubeconfig, own.forget
+        else:
+            # As kubectl reads it: several files may be listed, the first is ours.
+            kubeconfig, forget = Path(os.environ["KUBECONFIG"].split(os.pathsep)[0]), None
+        stack.enter_context(provided(kubeconfig, directory, leave=request.param == "assets"))
+        yield kubeconfig, forget
 
 
-def _tls(cluster: Object, user: Object, directory: Path) -> ssl.SSLContext | bool:
-    if not cluster["server"].startswith("https"):
-        return True
-    authority = _material(cluster, "certificate-authority")
-    context = ssl.create_default_context(cadata=authority.decode() if authority else None)
-    if cluster.get("insecure-skip-tls-verify"):
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    certificate, key = _material(user, "client-certificate"), _material(user, "client-key")
-    if certificate and key:
-        file = directory / f"client-{secrets.token_hex(4)}.pem"
-        file.touch(mode=0o600)
-        file.write_bytes(certificate + b"\n" + key)
-        context.load_cert_chain(file)
-    return context
-
-
-@asynccontextmanager
-async def connected(kubeconfig: Path, directory: Path) -> AsyncIterator[Kube]:
-    """The server of a kubeconfig's current context."""
-    document = yaml.safe_load(kubeconfig.read_text())
-
-    def entry(kind: str, name: str) -> Object:
-        found: Object = next(one for one in document[f"{kind}s"] if one["name"] == name)[kind]
-        return found
-
-    context = entry("context", document["current-context"])
-    cluster, user = entry("cluster", context["cluster"]), entry("user", context["user"])
-    token = user.get("token") or (Path(user["tokenFile"]).read_text().strip() if "tokenFile" in user else "")
-    headers = {"User-Agent": "contract/1"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    async with aiohttp.ClientSession(headers=headers) as http:
-        tls, bare = _tls(cluster, user, directory), _tls(cluster, {}, directory)
-        yield Kube(http, cluster["server"].rstrip("/"), tls, bare)
-
-
-@pytest.fixture(params=SERVERS)
-async def kube(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kube]:
-    if request.param == "real":
-        async with connected(Path(os.environ["KUBECONFIG"]), tmp_path) as real:
+@pytest.fixture
+async def kube(server: Server, tmp_path: Path) -> AsyncIterator[Kube]:
+    if server is not None:
+        kubeconfig, forget = server
+        async with connected(kubeconfig, tmp_path) as real:
+            real.forget = forget
             yield real
         return
     async with (
         KubeApi.open(tmp_path / "kube", Clock()) as sandbox,
         connected(sandbox.kubeconfig(tmp_path / "kubeconfig"), tmp_path) as kube,
     ):
+
+        async def forget_() -> None:
+            sandbox.store.compact()
+
+        kube.forget = forget_
         yield kube
 
 
@@ -173,15 +93,27 @@ async def home(kube: Kube) -> AsyncIterator[Home]:
     await kube.make("/api/v1/namespaces", {"metadata": {"name": name}})
     home = Home(kube, name, False)
     home.controllers = await _controlled(home)
+    if not home.controllers:
+        # No Pod without it, and no controller here to make it.
+        await kube.make(home.path("serviceaccounts"), {"metadata": {"name": "default"}})
     yield home
-    for path in (home.config_map(), home.helm_repository(), home.path("secrets"), home.path("deployments", "", "apps")):
-        await kube.ask("DELETE", path)
     answer = await kube.ask("DELETE", f"/api/v1/namespaces/{name}")
     assert answer.status == 200
+    if not home.controllers:
+        await _emptied(home)
+
+
+CONTROLLED: dict[str, bool] = {}
+"""Server -> whether someone gives a new namespace its default account, as kube-controller-manager does."""
 
 
 async def _controlled(home: Home) -> bool:
-    """Whether someone gives the new namespace its default account, as kube-controller-manager does."""
+    if home.kube.url not in CONTROLLED:
+        CONTROLLED[home.kube.url] = await _account_appears(home)
+    return CONTROLLED[home.kube.url]
+
+
+async def _account_appears(home: Home) -> bool:
     for _ in range(30):
         if (await home.kube.ask("GET", home.path("serviceaccounts", "default"))).status == 200:
             return True
@@ -189,9 +121,21 @@ async def _controlled(home: Home) -> bool:
     return False
 
 
+async def _emptied(home: Home) -> None:
+    """What kube-controller-manager does with a namespace that is deleted."""
+    kinds = [("configmaps", ""), ("secrets", ""), ("serviceaccounts", ""), ("deployments", "apps")]
+    for plural, group in kinds:
+        await home.kube.ask("DELETE", home.path(plural, "", group))
+    await home.kube.ask("DELETE", home.helm_repository())
+    path = f"/api/v1/namespaces/{home.name}"
+    left = (await home.kube.ask("GET", path)).body
+    if left.get("spec"):
+        left["spec"]["finalizers"] = []
+        await home.kube.ask("PUT", f"{path}/finalize", left)
+
+
 @pytest.fixture
 async def flux(home: Home) -> Home:
     """A namespace on a server that has the definitions of Flux."""
-    if (await home.kube.ask("GET", home.helm_repository())).status == 404:
-        pytest.skip("the definitions of Flux are not installed on this server")
+    assert (await home.kube.ask("GET", home.helm_repository())).status == 200
     return home

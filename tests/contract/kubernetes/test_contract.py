@@ -12,6 +12,8 @@ Home = Any
 Object = dict[str, Any]
 
 REPOSITORY = {
+    "apiVersion": "source.toolkit.fluxcd.io/v1",
+    "kind": "HelmRepository",
     "metadata": {"name": "bp-gitea"},
     "spec": {"type": "oci", "url": "oci://ghcr.example/charts", "interval": "15m"},
 }
@@ -161,7 +163,31 @@ async def test_a_definition_refuses_prunes_and_fills_in(flux: Home) -> None:
     assert (bad.status, bad.body["reason"]) == (422, "Invalid")
     assert [cause["field"] for cause in bad.body["details"]["causes"]] == ["spec.url"]
     strict = await flux.kube.merge(path, {"spec": {"nope": 2}}, fieldValidation="Strict")
+    assert (strict.status, strict.body["reason"]) == (422, "Invalid")
+    whole = repository(url="oci://x", interval="1m", nope=1) | {"metadata": {"name": "other"}}
+    strict = await flux.kube.ask("POST", flux.helm_repository(), whole, fieldValidation="Strict")
     assert (strict.status, strict.body["reason"]) == (400, "BadRequest")
+
+
+async def test_an_apply_of_a_field_that_is_not_declared_is_refused_as_a_500(flux: Home) -> None:
+    path = flux.helm_repository("bp-gitea")
+    for spec in ({"nope": 1}, {"url": 7}):
+        answer = await flux.kube.apply(path, repository(**{"url": "oci://x", "interval": "1m", **spec}), "us")
+        assert answer.status == 500
+        assert answer.body["message"].startswith("failed to create typed patch object (/bp-gitea; source.toolkit")
+        assert "reason" not in answer.body
+    unknown = {**config("a"), "spec": {}}
+    assert (await flux.kube.apply(flux.config_map("a"), unknown, "us")).status == 500
+    assert (await flux.kube.ask("GET", path)).status == 404
+
+
+async def test_a_custom_object_must_say_what_it_is(flux: Home) -> None:
+    for missing in ("kind", "apiVersion"):
+        body = {key: value for key, value in REPOSITORY.items() if key != missing}
+        answer = await flux.kube.ask("POST", flux.helm_repository(), body)
+        assert (answer.status, answer.body["reason"]) == (400, "BadRequest")
+    builtin = {"metadata": {"name": "a"}}
+    assert (await flux.kube.ask("POST", flux.config_map(), builtin)).status == 201
 
 
 async def test_one_object_is_read_in_every_version(flux: Home) -> None:
@@ -303,10 +329,12 @@ async def test_a_watch_from_zero_begins_with_what_is_there(home: Home) -> None:
 
 async def test_bookmarks_carry_a_version_to_watch_from(home: Home) -> None:
     start = (await home.kube.ask("GET", home.config_map())).body["metadata"]["resourceVersion"]
-    await home.kube.make(home.config_map(), config("a"))
-    events = await home.kube.watch(
-        home.config_map(), 3, resourceVersion=start, allowWatchBookmarks="true", labelSelector="nobody"
+    watching = asyncio.create_task(
+        home.kube.watch(home.config_map(), 4, resourceVersion=start, allowWatchBookmarks="true", labelSelector="nobody")
     )
+    await asyncio.sleep(0.7)  # there is a bookmark only for what moved while the watch stood
+    await home.kube.make(home.config_map(), config("a"))
+    events = await watching
     assert {event["type"] for event in events} == {"BOOKMARK"}
     mark = events[-1]["object"]
     assert mark["kind"] == "ConfigMap"
