@@ -71,6 +71,8 @@ class Outcome:
     comparison: Comparison
     staged: Step | None
     """The step that failed because we made it."""
+    waited: bool = False
+    """The step waited because we made it, and went on when it was healed."""
 
     @property
     def honest(self) -> bool:
@@ -132,7 +134,7 @@ def rehearse(
             raise click.UsageError("--fail and --scenario both stage a failure; give one")
         if scenario in STAGED:
             fail = flow.BY_SLUG[STAGED[scenario]]
-        elif SCENARIOS[scenario].verdict:
+        elif SCENARIOS[scenario].verdict and not SCENARIOS[scenario].waits:
             fail = flow.BY_SLUG[SCENARIOS[scenario].step]
     # Settings in the caller's environment are those of a real Sovereign; a rehearsal must not touch it.
     for name in [name for name in os.environ if name.startswith("CUTOVER_")]:
@@ -189,7 +191,7 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
             _say(console, f"Staged for {plan.fail.slug}: {await box.fail(plan.fail.slug)}")
         else:
             await box.heal()  # of what an earlier rehearsal staged here
-        async with near_its_step(box, stream, plan.scenario) if plan.scenario else nullcontext():
+        async with near_its_step(box, stream, plan.scenario) if plan.scenario else nullcontext() as waited:
             state = await (_by_hand if plan.by_hand else _run)(settings, stream, crew, plan, console)
         if (
             plan.fail is not None
@@ -209,7 +211,7 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
                 await _audited(stream, state)
             comparison = await _shown(settings, stream, cluster)
             await _leave_files(settings, stream, cluster, plan.directory)
-    return Outcome(state, comparison, staged)
+    return Outcome(state, comparison, staged, waited=waited is not None and waited.is_set())
 
 
 async def _run(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
@@ -335,6 +337,10 @@ def _end(plan: Plan, outcome: Outcome, console: Console) -> None:
     _say(console, f"Again:  cutover rehearse --keep {plan.directory}")
     if not outcome.honest:
         raise Broken("the status ConfigMap is not what the log says:\n  " + "\n  ".join(outcome.comparison.differences))
+    if plan.scenario is not None and plan.scenario.waits and not plan.by_hand:
+        if not outcome.waited:
+            raise Failed(f"{plan.scenario.step} never waited with {plan.scenario.verdict}: nothing was learned")
+        _say(console, f"Waited as staged, at {plan.scenario.step}: {plan.scenario.verdict}; healed, the run went on.")
     if plan.fail is not None and not plan.by_hand and outcome.staged is None:
         raise Failed(f"{plan.fail.slug} was made to fail and did not: nothing was learned about the failure")
     run_ = outcome.state.run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ class Scenario:
     heal: Act | None = None
     described: Callable[[dict[str, Any]], None] | None = None
     """Changes what the workers are told of the Sovereign, before they start."""
+    waits: bool = False
+    """The verdict is what `step` must wait with, bounded by the pool; healed, the same run goes on to its end."""
     at: int = 1
     step: str = flow.LAST.slug
 
@@ -63,30 +65,46 @@ async def played(box: Box, scenario: Scenario) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def near_its_step(box: Box, stream: JetStreamLog, scenario: Scenario) -> AsyncIterator[None]:
-    """Staged when the step before its own begins: earlier, a step would mend it; later is too late."""
+async def near_its_step(box: Box, stream: JetStreamLog, scenario: Scenario) -> AsyncIterator[asyncio.Event]:
+    """Staged when the step before its own begins: earlier, a step would mend it; later is too late.
+
+    The event tells that the step waits as it must, and that the cause was healed then.
+    """
     number = flow.BY_SLUG[scenario.step].number
-    if number == 1:
-        async with played(box, scenario):
-            yield
-        return
-    before = flow.STEPS[number - 2].slug
+    waited = asyncio.Event()
     last = await stream.last()
 
     async def play(since: int) -> None:
-        state = State()
-        async for entry in stream.follow(0):
-            state = evolve(state, entry)
-            run = state.run
-            if entry.seq > since and run is not None and run.step(before).result in ("running", "success"):
-                async with played(box, scenario):
-                    await asyncio.Event().wait()
+        async with AsyncExitStack() as stack:
+            state, staged = State(), number == 1
+            if staged:
+                await stack.enter_async_context(played(box, scenario))
+                ready.set()
+            async for entry in stream.follow(0):
+                state = evolve(state, entry)
+                run = state.run
+                if entry.seq <= since or run is None:
+                    continue
+                before = flow.STEPS[number - 2].slug
+                if not staged and run.step(before).result in ("running", "success"):
+                    await stack.enter_async_context(played(box, scenario))
+                    staged = True
+                mine = run.step(scenario.step)
+                if staged and scenario.waits and mine.result == "waiting" and mine.reason == scenario.verdict:
+                    break
+        waited.set()
 
+    ready = asyncio.Event()
     playing = asyncio.create_task(play(last.seq if last else 0))
+    if number == 1:
+        # Before anything is asked for.
+        staging = asyncio.create_task(ready.wait())
+        await asyncio.wait((playing, staging), return_when=asyncio.FIRST_COMPLETED)
+        staging.cancel()
     try:
-        yield
+        yield waited
     finally:
-        failed = playing.done()  # it ends by itself only when staging broke, and then nothing was shown
+        failed = playing.done()  # it ends by itself only when staging broke, or when the step waited as it must
         playing.cancel()
         (outcome,) = await asyncio.gather(playing, return_exceptions=True)
         if failed and isinstance(outcome, BaseException):
