@@ -68,6 +68,11 @@ class JetStreamLog:
             with anyio.move_on_after(2, shield=True), suppress(*RETRY):  # a broker that is gone needs no farewell
                 await client.close()
 
+    @property
+    def connected(self) -> bool:
+        """Is the broker there, as far as the client knows?"""
+        return bool(self.client.is_connected)
+
     async def _connect(self, say: Callable[[str], None]) -> None:
         async def on_error(error: Exception) -> None:
             self._trouble = error

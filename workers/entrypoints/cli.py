@@ -151,9 +151,10 @@ def steps_of(words: str | None) -> tuple[str, ...]:
 async def serve(settings: Settings, duties: Duties) -> None:
     """Work until a signal asks to stop; whatever is under way is left to be taken up again."""
     from workers.entrypoints import wiring
+    from workers.entrypoints.health import Health
 
-    log = logging.getLogger("cutover")
-    async with anyio.create_task_group() as tasks:
+    log, health = logging.getLogger("cutover"), Health()
+    async with health.at(settings.health.host, settings.health.port), anyio.create_task_group() as tasks:
 
         async def obey() -> None:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -163,7 +164,7 @@ async def serve(settings: Settings, duties: Duties) -> None:
                     return
 
         tasks.start_soon(obey)
-        await wiring.work(settings, duties, say=log.info)
+        await wiring.work(settings, duties, health=health, say=log.info)
         tasks.cancel_scope.cancel()
 
 
@@ -195,6 +196,7 @@ def agent_connection(ctx: click.Context) -> Callable[[Any], Any]:
         from events.log import LogUnavailable
         from schemas.nodes import NodeReport
         from workers.entrypoints import wiring
+        from workers.entrypoints.health import Health
         from workers.errors import Wait
         from workers.inbox import publish_report
 
@@ -202,6 +204,7 @@ def agent_connection(ctx: click.Context) -> Callable[[Any], Any]:
         start_logging(settings)
         say = logging.getLogger("cutover.node-agent").info
         async with (
+            Health().at(settings.health.host, settings.health.port),
             JetStreamLog.open(settings.nats, patient=True, say=say) as stream,
             wiring.cluster(settings) as cluster,
         ):

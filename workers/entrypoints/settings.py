@@ -132,6 +132,13 @@ class Api(Part):
     limits: ApiLimits = ApiLimits()
 
 
+class Probes(Part):
+    """Where the kubelet's probes are answered; no port: nowhere."""
+
+    host: str = "0.0.0.0"  # noqa: S104  the kubelet comes from outside the Pod
+    port: int | None = Field(default=None, ge=0, le=65535)
+
+
 class Settings(BaseSettings):
     """Everything that one process is told."""
 
@@ -155,6 +162,7 @@ class Settings(BaseSettings):
     workspace: Path = Path(tempfile.gettempdir()) / "catalyst-cutover"
     """Scratch space for Git; must be writable."""
     log_level: str = "INFO"
+    health: Probes = Probes()
     withheld: tuple[str, ...] = ()
     """Secrets that this process is not given, by the name of the setting: a node agent needs no login of Harbor."""
 

@@ -33,6 +33,7 @@ from workers.autofire import fuse
 from workers.autofire.rule import Rule
 from workers.copies import Copies, CopyLog
 from workers.entrypoints.classes import EVERYTHING, Duties
+from workers.entrypoints.health import Health
 from workers.entrypoints.settings import Settings, redactor
 from workers.errors import Wait
 from workers.inbox import Inbox, publish_report
@@ -115,6 +116,7 @@ async def work(
     settings: Settings,
     duties: Duties = EVERYTHING,
     *,
+    health: Health | None = None,
     say: Callable[[str], None] = log.info,
 ) -> None:
     """Serve until cancelled. Raises StreamDrift, NotPermitted; waits for a broker that is away."""
@@ -139,6 +141,8 @@ async def work(
             limits=Limits(waits=settings.pace.waits, blips=settings.pace.blips, total=settings.pace.total),
             audit=look,
         )  # fmt: skip
+        if health is not None:
+            health.ready = lambda: None if stream.connected else "the broker is away"
         say(f"worker {writer.worker} serves {', '.join(duties.steps) or 'no step'}")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(journal.tail)

@@ -1,0 +1,102 @@
+{{/* How a user proves who it is; the secret itself comes from the broker's environment. */}}
+{{- define "cutover.natsWho" -}}
+{{- $variable := printf "$CUTOVER_NATS_%s" (. | upper | replace "-" "_") -}}
+{{- $variable -}}
+{{- end -}}
+
+{{/*
+Users of the broker, one for each class, one grant a line. What a class may publish is the facts it tells and the
+API calls that its own consumers take. Throwaway readers have names that the broker makes up, so those calls end
+in *, and the durables of others are denied by name. Acknowledgements carry the message's place behind the name.
+*/}}
+{{- define "cutover.natsUsers" -}}
+{{- $stream := .Values.settings.nats.stream -}}
+{{- $durables := list "admission" "registrar" "step-1" "step-2" "step-3" "step-4" "step-5" "step-6" "step-7" "step-8" -}}
+{{- $own := dict
+  "supply" (list "step-1" "step-2" "step-3")
+  "pivot" (list "step-4" "step-5" "step-6" "step-7")
+  "proof" (list "step-8")
+  "control" (list "admission" "registrar")
+  "api" list
+  "operator" list -}}
+{{- $tells := dict
+  "supply" (list "journal" "rejected" "step.1" "step.2" "step.3" "step.4")
+  "pivot" (list "journal" "rejected" "step.5" "step.6" "step.7" "step.8")
+  "proof" (list "journal" "rejected")
+  "control" (list "journal" "rejected" "step.1")
+  "api" (list "requested" "cancel")
+  "operator" (list "requested" "cancel" "step.*") -}}
+users: [
+{{- range $class := list "supply" "pivot" "proof" "control" "api" "operator" }}
+  {
+    {{- if eq $.Values.broker.login "nkey" }}
+    nkey: {{ include "cutover.natsWho" $class }}
+    {{- else }}
+    user: {{ $class }}
+    password: {{ include "cutover.natsWho" $class }}
+    {{- end }}
+    permissions: {
+      publish: {
+        allow: [
+          {{- range index $tells $class }}
+          "catalyst.cutover.{{ . }}"
+          {{- end }}
+          "$JS.API.STREAM.INFO.{{ $stream }}"
+          "$JS.API.STREAM.MSG.GET.{{ $stream }}"
+          {{- if eq $class "control" }}
+          "$JS.API.STREAM.CREATE.{{ $stream }}"
+          {{- end }}
+          {{- if not (has $class (list "api" "operator")) }}
+          {{- range $durables }}
+          "$JS.API.CONSUMER.INFO.{{ $stream }}.{{ . }}"
+          {{- if eq $class "control" }}
+          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $stream }}.{{ . }}"
+          {{- end }}
+          {{- end }}
+          {{- end }}
+          "$JS.API.CONSUMER.CREATE.{{ $stream }}"
+          "$JS.API.CONSUMER.MSG.NEXT.{{ $stream }}.*"
+          "$JS.API.CONSUMER.DELETE.{{ $stream }}.*"
+          {{- range index $own $class }}
+          "$JS.ACK.{{ $stream }}.{{ . }}.>"
+          {{- end }}
+        ]
+        deny: [
+          {{- range $durables }}
+          {{- if not (has . (index $own $class)) }}
+          "$JS.API.CONSUMER.MSG.NEXT.{{ $stream }}.{{ . }}"
+          {{- end }}
+          "$JS.API.CONSUMER.DELETE.{{ $stream }}.{{ . }}"
+          {{- end }}
+        ]
+      }
+      subscribe: {
+        allow: [
+          "_INBOX_{{ $class }}.>"
+        ]
+      }
+    }
+  }
+{{- end }}
+  {
+    {{- if eq $.Values.broker.login "nkey" }}
+    nkey: {{ include "cutover.natsWho" "node-agent" }}
+    {{- else }}
+    user: node-agent
+    password: {{ include "cutover.natsWho" "node-agent" }}
+    {{- end }}
+    permissions: {
+      publish: {
+        allow: [
+          "catalyst.cutover.node.*"
+        ]
+      }
+      subscribe: {
+        allow: [
+          "_INBOX_node-agent.>"
+        ]
+      }
+    }
+  }
+]
+{{- end -}}
