@@ -29,6 +29,7 @@ from schemas import events as facts
 from schemas.results import StepResult
 from workers import decision as decisions
 from workers.admission import accept
+from workers.bearing import BEARING, Bearing
 from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble
 from workers.lease import Fenced, Lease, lost, now
@@ -156,12 +157,15 @@ class Pool:
         )  # fmt: skip
         token = await self.journal.append(self.scribe.step(do.run, do.attempt, started), if_seq=state.seq)
         claim = Claim(do.run, step, do.attempt, token, delivery)
+        bearing = BEARING.set(Bearing(do.run.id, step.slug, do.attempt, (do.run.traceparent or "-").split("-")[1]))
         log.info("%s: attempt %d of run %s, token %d", step.slug, do.attempt, do.run.id, token)
         try:
             await self._conclude(claim, await self._attempt(claim))
         except Fenced as fenced:
             log.warning("%s: stopped, %s", step.slug, fenced)
             await delivery.later(1.0)
+        finally:
+            BEARING.reset(bearing)
 
     async def _attempt(self, claim: Claim) -> Outcome:
         """The step's own run beside its lease. Every exception ends here and becomes data. Raises Fenced."""
@@ -308,7 +312,7 @@ async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
 def tied(found: facts.Audited) -> list[str]:
     """The findings that forbid completion: tethers 1 to 7, and whatever could not be read."""
     return [
-        f"{row.get('place', '')} {row.get('field', '')}".strip()
+        " ".join(str(row[part]) for part in ("kind", "namespace", "name", "field") if row.get(part))
         for row in found.findings
         if row.get("tether") in range(1, 8) or row.get("severity") == "unreadable"
     ]

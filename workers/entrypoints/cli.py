@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Collection
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -170,21 +169,10 @@ async def serve(settings: Settings, duties: Duties) -> None:
 
 def start_logging(settings: Settings) -> None:
     """Log to stderr, with every secret that the settings name taken out."""
+    from workers.entrypoints import logs
     from workers.entrypoints.settings import redactor
 
-    redact = redactor(settings)
-
-    class Redacting(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            text: str = redact(super().format(record))
-            return text
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Redacting("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # One line for each HTTP request helps nobody who follows a cutover.
-    for chatty in ("httpx", "httpcore", "kubernetes_asyncio", "git"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log_level, redactor(settings), settings.log_format)
 
 
 def agent_connection(ctx: click.Context) -> Callable[[Any], Any]:

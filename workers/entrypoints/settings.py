@@ -139,6 +139,13 @@ class Probes(Part):
     port: int | None = Field(default=None, ge=0, le=65535)
 
 
+class Telemetry(Part):
+    """Where traces go; without an endpoint nothing is sent."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^@]+$")
+    """OTLP over HTTP, whole: http://otel-collector.monitoring:4318/v1/traces. No credentials in it."""
+
+
 class Settings(BaseSettings):
     """Everything that one process is told."""
 
@@ -162,6 +169,8 @@ class Settings(BaseSettings):
     workspace: Path = Path(tempfile.gettempdir()) / "catalyst-cutover"
     """Scratch space for Git; must be writable."""
     log_level: str = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    telemetry: Telemetry = Telemetry()
     health: Probes = Probes()
     withheld: tuple[str, ...] = ()
     """Secrets that this process is not given, by the name of the setting: a node agent needs no login of Harbor."""

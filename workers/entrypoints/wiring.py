@@ -163,6 +163,10 @@ async def work(
                     await projector.serve(journal, api, namespace=place.namespace, name=place.name)
 
                 tasks.start_soon(paint)
+                if endpoint := settings.telemetry.endpoint:
+                    from workers.entrypoints import telemetry  # some MiB that nobody pays for who sends nothing
+
+                    tasks.start_soon(telemetry.serve, stream, endpoint, settings.sovereign.fqdn)
             if duties.watch:
 
                 async def lift(token: int, only_expired_at: datetime | None) -> bool:
