@@ -21,8 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from events import flow, subjects
+from events.flow import Step
+from events.fold import State
 from events.jetstream import JetStreamLog
 from schemas import events as facts
+from workers.admission import why_not_cancel
+from workers.decision import Refuse, decide
 from workers.entrypoints.api import models
 from workers.entrypoints.api.connections import Tally
 from workers.entrypoints.api.feed import Feed
@@ -165,6 +169,7 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         caller = await door.operator(request)
         asked = body or models.Cancel()
         data = facts.CancelRequested(run=asked.run, operator=caller.authid, reason=asked.reason)
+        front.foreseen(lambda state: refused_cancel(state, data))
         answer = await front.ask(caller, subjects.CANCEL, "cutover", data, key)
         return Json(front.told(answer), 202)
 
@@ -183,8 +188,25 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         if not run:
             raise Problem(409, "no-run", "there is no run to act on: start one")
         data = facts.Trigger(run=run, step=slug)
+        front.foreseen(lambda state: refused_trigger(state, step, data))
         answer = await front.ask(caller, subjects.trigger(step), slug, data, key)
         return Json(front.told(answer), 202)
+
+
+LATER: Final = 2**63 - 1
+"""The sequence of an input that is yet to be published: behind everything."""
+
+
+def refused_cancel(state: State, data: facts.CancelRequested) -> tuple[str, str] | None:
+    """Admission's own rule; what it passes over in silence is told here."""
+    refusal = why_not_cancel(state, data, LATER)
+    return (refusal[0] or "NoActiveRun", refusal[1]) if refusal else None
+
+
+def refused_trigger(state: State, step: Step, data: facts.Trigger) -> tuple[str, str] | None:
+    """The pool's own rule."""
+    decision = decide(state, step, data, LATER, lease_over=False)
+    return (decision.reason, decision.message) if isinstance(decision, Refuse) else None
 
 
 # --- readings -------------------------------------------------------------------------------------------------

@@ -46,6 +46,10 @@ def protocol(limits: ApiLimits, tally: Tally) -> type[asyncio.Protocol]:
         _arriving: asyncio.TimerHandle | None = None
         _stalling: asyncio.TimerHandle | None = None
 
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.access_log = False  # it would print the query, and a ticket with it, whatever the settings say
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             if len(self.connections) >= limits.connections:
                 tally.refused += 1

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from events import certificate as certificates
 from events.certificate import Uncertifiable
 from events.envelope import Draft
+from events.fold import State
 from events.jetstream import JetStreamLog
 from events.log import LogFull, LogUnavailable, NotPermitted
 from workers import certify
@@ -38,6 +39,8 @@ KNOWN: Final = {"RunActive": "cutover-in-progress", "HandoverIncomplete": "hando
 """Reasons of a rejection that existing readers know by another name."""
 STATUS: Final = {"HandoverIncomplete": 425, "PreflightFailed": 424, "HandoverUnknown": 503}
 """Reasons of a rejection that are no conflict."""
+Refusal = tuple[str, str]
+"""(reason, message)"""
 FRESH: Final = 10.0
 """Seconds for which one look at the cluster serves everybody who asks."""
 
@@ -102,6 +105,15 @@ class Front:
         if repeat and not found.run and not found.refused:  # its answer may be older than what we remember
             found = await asking.answer(self.stream, seq, patience)
         return found
+
+    def foreseen(self, judge: Callable[[State], Refusal | None]) -> None:
+        """Raises Problem for what the workers would refuse as things stand, by their own pure rule.
+
+        Not published then: a trigger for a step that runs would wait behind it and run it once more. Without the
+        broker nothing is foreseen; publishing says what is the matter."""
+        self.snapshot()
+        if self.feed.live and (refusal := judge(self.feed.state)) is not None:
+            self.told(Answer(0, reason=refusal[0], message=refusal[1]))
 
     def told(self, answer: Answer) -> dict[str, Any]:
         """The document of `Started`. Raises Problem for what was refused or not answered."""
