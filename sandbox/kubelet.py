@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -68,13 +69,14 @@ class Kubelets:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._addresses = itertools.count(10)
+        self._awake: defaultdict[str, asyncio.Event] = defaultdict(_set)
+        self._agents: dict[str, asyncio.Task[None]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Kubelets]:
         """Register the nodes and run Pods until the block ends."""
         for node in self._nodes.values():
-            made = await self._api.apply(NODES, node.object(), "k3s")
-            await self._api.merge(NODES, made, {"status": node.status()}, "kubelet", sub="status")
+            await self._register(node)
         self._pods.listen(self._changed)
         following = asyncio.create_task(self._pods.run())
         try:
@@ -86,6 +88,32 @@ class Kubelets:
             await asyncio.gather(*tasks, return_exceptions=True)
             for puller in self._pullers.values():
                 await puller.close()
+
+    async def _register(self, node: Node) -> None:
+        made = await self._api.apply(NODES, node.object(), "k3s")
+        await self._api.merge(NODES, made, {"status": node.status()}, "kubelet", sub="status")
+
+    async def join(self, node: Node) -> None:
+        """One more node, as an autoscaler brings it: it boots with the files that cloud-init had from the start."""
+        self._nodes[node.name] = node
+        self._stores[node.name] = ImageStore(node.images)
+        self._pullers[node.name] = Puller(self._network, node.say)
+        self._blocks.add(node)
+        await self._register(node)
+
+    def puller(self, node: str) -> Puller:
+        """What pulls on this node."""
+        return self._pullers[node]
+
+    def silence(self, node: str) -> None:
+        """The agent of this node does nothing any more; its Pod runs on."""
+        self._awake[node].clear()
+        if (task := self._agents.pop(node, None)) is not None:
+            task.cancel()
+
+    def wake(self, node: str) -> None:
+        """It goes on, as one that was started anew."""
+        self._awake[node].set()
 
     def _changed(self, old: Object | None, new: Object | None) -> None:
         pod = new or old
@@ -230,7 +258,17 @@ class Kubelets:
 
         async with supply.cluster() as cluster:
             firewall = DirectoryFirewall(node.name, self._blocks)
-            await node_agent.serve(config, cluster, supply.publish, node.containerd, firewall, probe)
+            awake = self._awake[node.name]
+            while True:
+                await awake.wait()
+                work = node_agent.serve(config, cluster, supply.publish, node.containerd, firewall, probe)
+                task = self._agents[node.name] = asyncio.create_task(work)
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    task.cancel()
+                    if awake.is_set():
+                        raise
 
 
 class _Life:
@@ -352,6 +390,12 @@ def _status(container: Object, state: Object) -> Object:
         "restartCount": 0,
         "state": state,
     }
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 RESOLVER = "kube-dns.kube-system.svc:53"

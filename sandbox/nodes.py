@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,12 +100,15 @@ def provision(directory: Path, names: tuple[str, ...] = NAMES) -> list[Node]:
     nodes = [Node(name, directory / name, number) for number, name in enumerate(names)]
     for node in nodes:
         if not node.containerd.k3s.exists():
-            _first_boot(node)
+            first_boot(node)
     return nodes
 
 
-def _first_boot(node: Node) -> None:
+def first_boot(node: Node) -> None:
+    """Its registry files as cloud-init and k3s make them, whatever they were before."""
     files = node.containerd
+    for folder in (files.k3s, files.certs):
+        shutil.rmtree(folder, ignore_errors=True)
     files.k3s.mkdir(parents=True)
     lines = ["mirrors:"]
     for host, project in MIRRORED.items():
@@ -166,6 +170,10 @@ class NodeBlocks:
         self._listeners: list[Callable[[], None]] = []
         self.open: set[str] = set()
         """Nodes whose firewall takes every order and closes nothing."""
+
+    def add(self, node: Node) -> None:
+        """A node that joined."""
+        self._files[node.name] = node.root / "run/cutover-block.json"
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call this whenever a block comes or goes."""

@@ -144,6 +144,8 @@ class Puller:
         self._network, self._log = network, log
         self._os, self._arch = platform.split("/")[:2]
         self._session: aiohttp.ClientSession | None = None
+        self.falls_back = False
+        """A build that tries the original registry last, whatever `hosts.toml` says."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -161,6 +163,8 @@ class Puller:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=ATTEMPT)
         places = endpoints(certs, image.host, self._log)
+        if self.falls_back:
+            places.append(default_endpoint(image.host))
         visit = _Visit(self._session, self._network, Identity("node", node), image, places, login)
         try:
             digest, via = await visit.resolve()
