@@ -10,12 +10,15 @@ REHEARSAL := $(if $(KEEP),--keep "$(KEEP)") $(if $(HOLD),--hold "$(HOLD)") $(if 
 	$(if $(TREE),--tree "$(TREE)") $(if $(FAIL),--fail "$(FAIL)") $(if $(SCENARIO),--scenario "$(SCENARIO)") \
 	$(if $(WORKERS),--workers "$(WORKERS)")
 
-.PHONY: help install rehearsal test check format schemas bench bench-long image lock clean
+JOBS := 2
+
+.PHONY: help install rehearsal test sweep check format schemas bench bench-long image lock clean
 
 help:
 	@echo "make install     Python packages into .venv, each checked by its hash"
 	@echo "make rehearsal   a whole cutover on a Sovereign in a box (KEEP=DIR keeps it)"
 	@echo "make test        all tests (ARGS=... goes to pytest)"
+	@echo "make sweep       what takes too long for every day: each await point, each grant, each phase"
 	@echo "make check       format, lint, types, import contracts, stale schemas"
 	@echo "make schemas     write schemas/json and the AsyncAPI document again"
 	@echo "make bench       hop and replay, one JSON object each"
@@ -37,8 +40,13 @@ $(STAMP): requirements.lock pyproject.toml
 rehearsal: install
 	@$(BIN)/cutover rehearse $(strip $(REHEARSAL))
 
+# Files run side by side; what compares times runs by itself afterwards. Exit code 5: ARGS chose none of these.
 test: install
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not alone" $(ARGS) || test $$? -eq 5
+	@$(BIN)/python -m pytest -m "alone and not slow" $(ARGS) || test $$? -eq 5
+
+sweep: install
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow --timeout 3600 $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .
