@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,25 @@ async def test_after_the_cutover_one_to_seven_are_gone_and_the_log_says_so(sover
     assert [str(f) for f in found.counting] == []
     assert (await sovereign.type("audit")).code == 0
     assert (await next_audit(sovereign, before, clean=True)).findings == ()
+
+
+async def test_a_week_later_hosted_projects_hold_everything_and_what_one_loses_is_found(sovereign: Scene) -> None:
+    harbor = sovereign.box.harbor
+    harbor.midnight()
+    harbor.clock.skip(timedelta(days=8))
+    harbor.midnight()
+    assert (await sovereign.type("audit")).code == 0
+    repository, tag = "proxy-docker/library/postgres", "16.6"
+    digest = harbor.store.tags(repository)[tag]
+    harbor.store.untag(repository, tag)
+    try:
+        said = await sovereign.type("audit", "--output", "json")
+    finally:
+        harbor.store.tag(repository, tag, digest)
+    assert said.code == 1
+    [found] = [f for f in json.loads(said.text)["findings"] if f["severity"] != "notice"]
+    assert (found["kind"], found["name"]) == ("Harbor artifact", f"{repository}:{tag}")
+    assert "gitea-postgres" in found["owner"], "who needs it"
 
 
 async def test_a_complete_cutover_is_certified_and_the_certificate_checks_offline(
