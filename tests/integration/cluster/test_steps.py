@@ -108,7 +108,6 @@ def registries(secret: Object | None) -> list[str]:
     return sorted(json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))["auths"])
 
 
-@pytest.mark.slow
 async def test_after_three_steps_nothing_that_flux_or_catalyst_reads_is_upstream(tmp_path: Path) -> None:
     async with sovereign(tmp_path / "box") as it:
         cluster = it.cluster
@@ -232,7 +231,6 @@ async def until_done(it: Any, slug: str) -> Any:
     return await it.run(slug)
 
 
-@pytest.mark.slow
 async def test_each_staged_failure_ends_in_the_honest_word_and_healed_the_step_succeeds(tmp_path: Path) -> None:
     async with sovereign(tmp_path / "box", timeout=20) as it:
         await it.prepared()
@@ -254,7 +252,6 @@ async def test_each_staged_failure_ends_in_the_honest_word_and_healed_the_step_s
         assert registries(await it.cluster.get(SECRET, "ghcr-pull", FLUX)) == []
 
 
-@pytest.mark.slow
 async def test_a_chart_that_does_not_listen_is_found_out_by_its_pod_and_not_by_its_values(tmp_path: Path) -> None:
     async with sovereign(tmp_path / "box", timeout=20) as it:
         await it.box.fail(PIVOTS[2])
@@ -285,7 +282,6 @@ spec:
 """
 
 
-@pytest.mark.slow
 async def test_a_source_that_is_declared_in_its_own_repository_is_changed_there_too(tmp_path: Path) -> None:
     async with sovereign(tmp_path / "box") as it:
         await it.run("gitea-mirror")
