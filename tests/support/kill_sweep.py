@@ -104,8 +104,7 @@ class Sweep:
     async def proof(self) -> StepState:
         """Step 8 as the journal has it."""
         run = (await self.state()).run
-        assert run is not None
-        return run.step(flow.LAST.slug)
+        return run.step(flow.LAST.slug) if run is not None else StepState()
 
     async def again(self) -> None:
         """Ask for step 8 once more."""
