@@ -84,6 +84,8 @@ def replies(entry: Entry) -> Iterator[Answer]:
     match data:
         case facts.Accepted() | facts.Cancelled() if entry.subject == subjects.JOURNAL:
             yield Answer(data.request, run=event.run)
+        case facts.AutoFireDisarmed() if entry.subject == subjects.JOURNAL and data.request is not None:
+            yield Answer(data.request, run=event.run or "")
         case facts.StepStarted() if entry.subject == subjects.JOURNAL:
             yield Answer(data.trigger, run=event.run)
         case facts.Rejected() if entry.subject == subjects.REJECTED:
