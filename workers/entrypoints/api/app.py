@@ -106,9 +106,14 @@ def application(settings: Settings, opening: Opening, tally: Tally | None = None
 
 async def follow(settings: Settings, front: Front, feed: Feed) -> None:
     """Keep the feed current for ever; whatever breaks is said and tried again."""
+
+    def heard(line: str) -> None:
+        log.info(line)
+        feed.nudge()
+
     while True:
         try:
-            async with JetStreamLog.open(settings.nats, patient=True, say=log.info) as stream:
+            async with JetStreamLog.open(settings.nats, patient=True, say=heard) as stream:
                 front.open(stream)
                 await feed.follow(stream)
         except Exception:

@@ -153,11 +153,16 @@ class Feed:
             self._pictured = (key, b"event: status\ndata: " + orjson.dumps(document) + b"\n\n")
         return self._pictured[1]
 
+    def nudge(self) -> None:
+        """The broker went or came: readers shall be told now, not with the next heartbeat."""
+        self._dirty.set()
+
     async def moved(self, seq: int, timeout: float) -> bool:
-        """True once the journal has gone past `seq`; False after `timeout` seconds."""
+        """True once the journal has gone past `seq`, or the broker went or came; False after `timeout` seconds."""
+        live = self.live
         try:
             async with asyncio.timeout(timeout):
-                while self.state.seq <= seq:
+                while self.state.seq <= seq and self.live == live:
                     await self._moved.wait()
         except TimeoutError:
             return False

@@ -26,9 +26,9 @@ function look(name, occasion, work, failed) {
   work().catch((error) => { if (looks[name] === occasion) failed(error); });
 }
 
-export function lookBefore(occasion) {
+export function lookBefore(occasion, stopped) {
   look("audit", occasion, async () => tethers(await call("GET", "audit")), (error) => again("audit", "tethers", error, lookBefore, occasion));
-  look("plan", occasion, async () => plan(await call("GET", "plan")), (error) => again("plan", "plan", error, lookBefore, occasion));
+  look("plan", occasion, async () => plan(await call("GET", "plan"), stopped), (error) => again("plan", "plan", error, lookBefore, occasion));
 }
 
 export function lookAfter(occasion) {
@@ -78,14 +78,12 @@ const sentence = (words) => `${words.charAt(0).toUpperCase()}${words.slice(1)}.`
 
 // --- the plan ---------------------------------------------------------------------------------------------------
 
-export let troubles = 0;
-
-function plan(steps) {
+function plan(steps, stopped) {
   const changes = steps.reduce((sum, step) => sum + step.changes.length, 0);
-  troubles = steps.reduce((sum, step) => sum + step.trouble.length, 0);
+  const troubles = steps.reduce((sum, step) => sum + step.trouble.length, 0);
   text($("plan-text"), troubles
     ? `${count(changes, "change", "changes")}, and ${count(troubles, "thing that would stop it", "things that would stop it")}.`
-    : `${count(changes, "change", "changes")}. Nothing known stands in the way.`);
+    : `${count(changes, "change", "changes")}${stopped ? " left to make." : ". Nothing known stands in the way."}`);
   fill($("plan"), h("ol", { class: "list", role: "list" }, ...steps.map(planned)));
 }
 

@@ -75,8 +75,7 @@ function paintHero(s) {
   text($("overall-what"), running(s) ? `step ${s.currentStepIndex || 1} of ${s.totalSteps}` : "when it stopped");
   show($("start"), now === "tethered" || now === "cancelled");
   show($("certificate"), now === "sovereign");
-  show($("again"), now === "sovereign" || now === "failed");
-  text($("again"), now === "failed" ? "Start again from step 1" : "Run again");
+  show($("again"), now === "sovereign");
   show($("cancel"), running(s));
   paintFacts(s);
 }
@@ -144,7 +143,7 @@ function paintDrift(s) {
 function paintBefore(s) {
   const wanted = ["tethered", "cancelled", "failed"].includes(phase(s));
   before.showBefore(wanted);
-  if (wanted && known.link === "live") before.lookBefore(`${s.runId}/${s.runPhase}`);
+  if (wanted && known.link === "live") before.lookBefore(`${s.runId}/${s.runPhase}`, failed(s));
 }
 
 // --- the eight steps --------------------------------------------------------------------------------------------
@@ -169,7 +168,7 @@ function paintSteps(s) {
     else at.row.removeAttribute("aria-current");
     text(at.state, WORDS[row.word] + (row.attempt > 1 && busy ? `, attempt ${row.attempt}` : ""));
     const said = row.word === "pending" || row.word === "unknown" ? "" : row.message ?? "";
-    text(at.detail, row.word === "failed" || row.word === "waiting" ? `${row.reason}: ${said}` : said);
+    text(at.detail, row.word === "failed" ? row.reason : row.word === "waiting" ? `${row.reason}: ${said}` : said);
     show(at.detail, Boolean(said));
     show(at.bar, busy);
     if (row.percent === null || row.percent === undefined) at.bar.removeAttribute("value");
@@ -301,7 +300,8 @@ async function open() {
 
 fill($("steps"), ...painted.map((parts) => parts.row));
 $("start").addEventListener("click", () => askToStart(false));
-$("again").addEventListener("click", () => askToStart(phase(known.status) === "sovereign"));
+$("again").addEventListener("click", () => askToStart(true));
+$("anew").addEventListener("click", () => askToStart(false));
 $("cancel").addEventListener("click", askToCancel);
 $("fuse-cancel").addEventListener("click", askToDisarm);
 $("retry").addEventListener("click", () => plainly($("retry"), async () => take(await api.call("POST", `steps/${known.status.failedStep}/retry`))));
