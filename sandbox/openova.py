@@ -86,6 +86,15 @@ def export(repository: Path, directory: Path, revision: str = "HEAD") -> Path:
     return directory
 
 
+def commit(repository: Path, branch: str, files: Mapping[str, str], message: str, *, base: str | None = None) -> None:
+    """One more commit on a branch of a bare repository; a branch that is not there begins at `base`."""
+    ref = f"refs/heads/{branch}"
+    known = _git("for-each-ref", "--format=%(objectname)", ref, at=repository).decode().strip()
+    parent = known or head(repository, base or BRANCH)
+    stream = _Commit(ref, message, files, 100, parent).stream()
+    _git("fast-import", "--quiet", "--done", at=repository, stdin=stream + b"done\n")
+
+
 def head(repository: Path, branch: str = BRANCH) -> str:
     """The commit that a branch stands at."""
     return _git("rev-parse", f"refs/heads/{branch}", at=repository).decode().strip()

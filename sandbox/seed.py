@@ -51,13 +51,9 @@ def objects(pull: Mapping[str, Credentials], interval: float, branch: str = "mai
         *(deployment(_short(image), "flux-system", image) for image in FLUX_IMAGES),
         *(deployment(*each) for each in SYSTEM),
         git_repository(interval, branch),
-        _kustomization("bootstrap-kit", "./clusters/_template/bootstrap-kit", interval, fqdn),
-        _kustomization(
-            "infrastructure-config",
-            "./clusters/_template/infrastructure",
-            interval,
-            fqdn,
-            after="bootstrap-kit",
+        kustomization("bootstrap-kit", "./clusters/_template/bootstrap-kit", interval, fqdn=fqdn),
+        kustomization(
+            "infrastructure-config", "./clusters/_template/infrastructure", interval, fqdn=fqdn, after="bootstrap-kit"
         ),
     ]
 
@@ -124,14 +120,17 @@ def git_repository(interval: float, branch: str) -> Object:
     }
 
 
-def _kustomization(name: str, path: str, interval: float, fqdn: str, after: str | None = None) -> Object:
+def kustomization(
+    name: str, path: str, interval: float, source: str = "openova", *, fqdn: str = FQDN, after: str | None = None
+) -> Object:
+    """A Flux Kustomization that applies a path of a GitRepository, with the Sovereign's name put in."""
     spec: Object = {
         "interval": _duration(interval),
         "timeout": "1m",
         "path": path,
         "prune": True,
         "wait": True,
-        "sourceRef": {"kind": "GitRepository", "name": "openova"},
+        "sourceRef": {"kind": "GitRepository", "name": source},
         "postBuild": {"substitute": {"SOVEREIGN_FQDN": fqdn}},
     }
     if after:

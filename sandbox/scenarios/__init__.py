@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from sandbox.scenarios import flux, nodes, proof, supply
+from sandbox.scenarios import flux, means, nodes, proof, supply
 from sandbox.scenarios.scenario import Scenario, near_its_step, played
 
 __all__ = ["SCENARIOS", "Scenario", "near_its_step", "played"]
 
-SCENARIOS: dict[str, Scenario] = {**flux.SCENARIOS, **nodes.SCENARIOS, **proof.SCENARIOS, **supply.SCENARIOS}
+SCENARIOS: dict[str, Scenario] = {
+    **flux.SCENARIOS,
+    **nodes.SCENARIOS,
+    **proof.SCENARIOS,
+    **means.SCENARIOS,
+    **supply.SCENARIOS,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,10 @@ GRACE = 15.0
 """Seconds after which what keeps failing is called failed: Flux's own first retries lie within."""
 FIRST_LOOK = 1.0
 """Seconds until the first look at who is late; then twice as long each time, up to GRACE."""
+BY_ITSELF = flux.ELSEWHERE | {"Progressing", "ProgressingWithRetry"}
+"""Why a Flux object is not Ready while it, or what it depends on, is being looked at again."""
+ON_ITS_WAY = 45.0
+"""Seconds that such a look takes: kustomize- and helm-controller come back to a dependency after 30."""
 AT_ONCE = 16
 """Requests to the API server that are under way at the same time."""
 
@@ -66,16 +71,20 @@ async def settled(
     timeout: float,
     *,
     token: str | None = None,
+    guard: Callable[[Seen], None] | None = None,
 ) -> Seen:
     """All objects of the kind, once each wanted one has converged, at its revision when one is given.
 
-    Raises Stuck `<Kind>Suspended` or `<Kind>Failed` where waiting cannot help, else Wait `<Kind>NotReady`.
+    Raises Stuck `<Kind>Suspended` or `<Kind>Failed` where waiting cannot help, else Wait `<Kind>NotReady`; and what
+    `guard` raises on a look at them all: then there is nothing left to wait for.
     """
 
     def verdicts(seen: Seen) -> dict[Key, flux.Verdict]:
         return {key: flux.converged(seen.get(key), revision, token) for key, revision in wanted.items()}
 
     def over(seen: Seen) -> bool:
+        if guard is not None:
+            guard(seen)
         found = verdicts(seen).values()
         return all(v.state is flux.State.READY for v in found) or any(v.final for v in found)
 
@@ -88,7 +97,13 @@ async def settled(
 
 
 async def brought(
-    cluster: Cluster, kind: Kind, wanted: Mapping[Key, str | None], timeout: float, *, again: bool
+    cluster: Cluster,
+    kind: Kind,
+    wanted: Mapping[Key, str | None],
+    timeout: float,
+    *,
+    again: bool,
+    guard: Callable[[Seen], None] | None = None,
 ) -> Seen:
     """As `settled`, asking first. Unless `again`, who is there already is not asked: so a repeat writes nothing.
 
@@ -97,10 +112,15 @@ async def brought(
     """
     if not again:
         found = {key_of(obj): obj for obj in await cluster.list(kind)}
-        if not lagging({key: flux.converged(found.get(key), revision) for key, revision in wanted.items()}):
+        late = lagging({key: flux.converged(found.get(key), revision) for key, revision in wanted.items()})
+        if not late:
             return found
+        if all(verdict.reason in BY_ITSELF for verdict in late.values()):
+            # Flux looks just now, on its interval: it need not be asked.
+            with contextlib.suppress(Wait):
+                return await settled(cluster, kind, wanted, min(ON_ITS_WAY, timeout))
     token = await request(cluster, kind, wanted)
-    return await settled(cluster, kind, wanted, timeout, token=token)
+    return await settled(cluster, kind, wanted, timeout, token=token, guard=guard)
 
 
 def lagging(verdicts: Mapping[Key, flux.Verdict]) -> dict[Key, flux.Verdict]:
@@ -117,12 +137,14 @@ async def patiently(
     *,
     nudge: Callable[[Iterable[Key]], Awaitable[object]] | None = None,
 ) -> Seen:
-    """All objects of the kind, once it is over. Gives up early when every late one has failed and stays so.
+    """All objects of the kind, once it is over. Gives up early on failures that stay, when nothing else moves either:
+    what depends on a failed one waits for it.
 
     `nudge` is given those that merely wait, now and then: a controller may have looked into an old cache.
     """
     begin, look = time.monotonic(), FIRST_LOOK
     since: dict[Key, float] = {}
+    before: tuple[frozenset[Key], float] = frozenset(), begin
     while True:
         left = begin + timeout - time.monotonic()
         try:
@@ -131,7 +153,10 @@ async def patiently(
             now, laggards = time.monotonic(), late(vain.seen)
             failed = {key for key, verdict in laggards.items() if verdict.state is flux.State.FAILED}
             since = {key: since.get(key, now) for key in failed}
-            hopeless = bool(failed) and failed == laggards.keys() and all(now - t >= GRACE for t in since.values())
+            if laggards.keys() != before[0]:
+                before = frozenset(laggards), now
+            still = failed == laggards.keys() or now - before[1] >= GRACE
+            hopeless = bool(failed) and still and all(now - t >= GRACE for t in since.values())
             if hopeless or now >= begin + timeout:
                 raise Wait(f"{kind.kind}NotReady", told(laggards)) from None
             if nudge is not None and (waiting := laggards.keys() - failed):

@@ -18,7 +18,7 @@ from typing import Any
 from schemas.progress import Progress
 from schemas.results import GitMirrored, GitRepositoryPivoted
 from workers import flux
-from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, SECRET, Object, key_of
+from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, SECRET, Object, Seen, key_of
 from workers.declared.changes import Change, Value, holds, merge_patch
 from workers.declared.ignored import hides, widened
 from workers.declared.reconcile import Key, applied, brought
@@ -204,7 +204,12 @@ async def run(order: Order, world: World, report: Report) -> GitRepositoryPivote
     await report(Progress(message="Flux fetches from local Gitea", percent=50))
     active = [each for each in todo if not each.suspended]
     wanted: dict[Key, str | None] = {each.key: heads[each.branch] for each in active}
-    seen = await brought(cluster, GIT_REPOSITORY, wanted, sovereign.flux.timeout, again=changes > 0)
+
+    def kept(now: Seen) -> None:
+        for each in todo:
+            _check(each, now.get(each.key))
+
+    seen = await brought(cluster, GIT_REPOSITORY, wanted, sovereign.flux.timeout, again=changes > 0, guard=kept)
     await report(Progress(message="Flux applies it", percent=70))
     for each in active:
         await applied(cluster, each.kustomizations, heads[each.branch], sovereign.flux.timeout, again=changes > 0)
@@ -300,10 +305,14 @@ async def _point(world: World, todo: Iterable[Followed]) -> int:
 async def _look_again(world: World, todo: Iterable[Followed]) -> None:
     """Only now: a manifest of the source in the repository itself would have been applied again."""
     for each in todo:
-        now = await world.cluster.get(GIT_REPOSITORY, each.key[1], each.key[0])
-        if not holds(each.change, now):
-            message = f"GitRepository {'/'.join(each.key)} was changed back after the patch"
-            raise Wait("SourceReverted", f"{message}{_writer(now)}; who writes it must say local Gitea too")
+        _check(each, await world.cluster.get(GIT_REPOSITORY, each.key[1], each.key[0]))
+
+
+def _check(each: Followed, now: Object | None) -> None:
+    """Raises Wait when the source is not as it was made."""
+    if not holds(each.change, now):
+        message = f"GitRepository {'/'.join(each.key)} was changed back after the patch"
+        raise Wait("SourceReverted", f"{message}{_writer(now)}; who writes it must say local Gitea too")
 
 
 def _writer(obj: Object | None) -> str:
