@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -174,6 +174,8 @@ class Proof(Described):
     """Seconds between two canary samples."""
     connect_timeout: Annotated[float, Field(gt=0)] = 3.0
     policy: str = "cutover-egress-block"
+    means: tuple[Literal["cilium", "cilium-deny", "cluster-network-policy", "network-policy"], ...] = ()
+    """Means that may close the Pods' way out; empty: all. Of these the strongest that would hold here is taken."""
     lease: Annotated[float, Field(ge=1)] = 60.0
     """Seconds that the block outlives its last renewal, whoever is dead."""
     lifter_account: str = "cutover-lifter"
@@ -206,6 +208,37 @@ DEFAULT_UPSTREAMS: tuple[Upstream, ...] = (
 )
 
 
+class Boot(Described):
+    """A part of what runs before local Harbor can serve anything: it must be there, and is named for what it is."""
+
+    part: str
+    names: tuple[str, ...]
+    """Patterns on `host/repository`."""
+    image: str = ""
+    """Listed when neither a workload nor a node shows such an image."""
+
+
+DEFAULT_BOOT: tuple[Boot, ...] = (
+    Boot(part="Harbor serves its own images", names=("*/goharbor/*",)),
+    Boot(part="Gitea serves the manifests", names=("*/gitea/*", "*/forgejo/*")),
+    Boot(
+        part="database of Harbor and Gitea",
+        names=("*/postgres", "*/postgresql*", "*/spilo-*", "*/cloudnative-pg/*", "*/mariadb*", "*/mysql*"),
+    ),
+    Boot(part="cache of Harbor and Gitea", names=("*/redis*", "*/valkey*", "*/memcached")),
+    Boot(part="blob store of Harbor", names=("*/seaweedfs*", "*/minio*")),
+    Boot(part="network of Pods (CNI)", names=("*/cilium/*", "*/flannel*", "*/calico/*")),
+    Boot(part="cluster DNS", names=("*coredns*",)),
+    # k3s, pkg/cli/cmds/agent.go: containerd makes every Pod's sandbox of it, and no Pod shows it.
+    Boot(part="Pod sandbox (pause)", names=("*/pause", "*-pause"), image="docker.io/rancher/mirrored-pause:3.6"),
+    Boot(
+        part="k3s's own volumes, load balancer and charts",
+        names=("*/local-path-provisioner", "*/mirrored-library-busybox", "*/klipper-*", "*/mirrored-metrics-server"),
+    ),
+    Boot(part="the cutover itself", names=("*/catalyst-cutover", "*/self-sovereign-cutover")),
+)
+
+
 class Sovereign(Described):
     """Everything the steps need to know of the cluster."""
 
@@ -225,6 +258,10 @@ class Sovereign(Described):
     tree: str = "clusters/_template/bootstrap-kit"
     """Path in the repository whose manifests Flux applies."""
     extra_images: tuple[str, ...] = ()
+    not_needed: tuple[str, ...] = ()
+    """Patterns on `host/repository` or the whole reference: left out, and said, though something names them."""
+    boot: tuple[Boot, ...] = DEFAULT_BOOT
+    """The boot-strap loop: who must be in local Harbor for local Harbor to come up."""
     secret_namespaces: tuple[str, ...] = ()
     """Namespaces whose Secrets are looked at for logins upstream; empty: all, which takes a cluster-wide read."""
     field_manager: str = "catalyst-cutover"

@@ -49,6 +49,8 @@ class Core:
         self.store = Store(directory / "registry")
         self.faults = Faults()
         self.tokens = tokens.Tokens(clock)
+        self.realm_host = ""
+        """Where readers are sent for tokens instead of the name they asked for: an externalURL that is wrong."""
         self._file = directory / "state.json"
         self._upstream_url = upstream_url
         self._admin_password = admin_password

@@ -34,18 +34,22 @@ class HarborDistribution(Distribution):
         action = "pull" if request.method in _READS else "push"
         if not target.repository:
             if not self._who(request).name or (target.kind == "catalog" and not self._who(request).is_admin):
-                raise _unauthorised(request, "unauthorized", "")
+                raise self._unauthorised(request, "unauthorized", "")
             return
         scope = f"repository:{target.repository}:{action}"
         if "Authorization" not in request.headers and action == "pull":
-            raise _unauthorised(request, "authorize header needed to send HEAD to repository", scope)
+            raise self._unauthorised(request, "authorize header needed to send HEAD to repository", scope)
         project = self._project(target.repository)
         if not self._allowed(request, project, target.repository, action):
             message = f"unauthorized to access repository: {target.repository}, action: {action}"
-            raise _unauthorised(request, message, scope)
+            raise self._unauthorised(request, message, scope)
         if action == "push" and project.registry_id is not None and request.method != "DELETE":
             message = f"can not push artifact to a proxy project: {project.name}"
             raise Problem(403, "DENIED", message)
+
+    def _unauthorised(self, request: web.Request, message: str, scope: str) -> Problem:
+        headers = tokens.challenge(request, "/service/token", SERVICE, scope, host=self._core.realm_host)
+        return Problem(401, "UNAUTHORIZED", message, headers=headers)
 
     def _project(self, repository: str) -> Project:
         name = repository.partition("/")[0]
@@ -130,8 +134,3 @@ class HarborDistribution(Distribution):
         separator = "@" if target.reference.startswith("sha256:") else ":"
         message = f"artifact {target.repository}{separator}{target.reference} not found"
         return Problem(404, "NOT_FOUND", message)
-
-
-def _unauthorised(request: web.Request, message: str, scope: str) -> Problem:
-    headers = tokens.challenge(request, "/service/token", SERVICE, scope)
-    return Problem(401, "UNAUTHORIZED", message, headers=headers)

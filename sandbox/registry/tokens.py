@@ -56,10 +56,10 @@ def basic(request: web.BaseRequest) -> tuple[str, str] | None:
     return user, password
 
 
-def challenge(request: web.BaseRequest, realm: str, service: str, scope: str = "") -> dict[str, str]:
-    """The header that tells the client where tokens are had."""
+def challenge(request: web.BaseRequest, realm: str, service: str, scope: str = "", *, host: str = "") -> dict[str, str]:
+    """The header that tells the client where tokens are had: at the name that it asked for, or at `host`."""
     wanted = f',scope="{scope}"' if scope else ""
-    value = f'Bearer realm="http://{request.host}{realm}",service="{service}"{wanted}'
+    value = f'Bearer realm="http://{host or request.host}{realm}",service="{service}"{wanted}'
     return {"WWW-Authenticate": value}
 
 

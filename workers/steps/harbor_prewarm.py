@@ -8,21 +8,25 @@ digest would be another. Safe to repeat: what is here is proven again and not mo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import anyio
+from anyio import to_thread
 
 from schemas.progress import Progress
 from schemas.results import Prewarmed
 from workers import needs
-from workers.adapters.oci import Copier, CopyPlan, Item, Meter, Proof, Wanted, placed
+from workers.adapters.oci import Copier, CopyPlan, Item, Meter, Proof, Wanted, What, placed
 from workers.errors import Stuck, Wait
-from workers.needs import Listed
+from workers.needs import Listed, Needs
 from workers.sovereign import Sovereign
 from workers.world import Order, Report, World
 
 LOOK = 1.0  # seconds between two progress lines while bytes move
-READING, COPYING = 10, 70  # percent of the work that is planned first, and then copied; the rest is proof
+OPENING, READING, COPYING = 4, 6, 70  # percent: charts, the plan, the copy; the rest is proof
+CHART_CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +42,52 @@ def plan(sovereign: Sovereign, listed: Sequence[Listed]) -> tuple[Place, ...]:
     places: dict[tuple[str, str], Place] = {}
     unmapped = []
     for item in listed:
-        wanted = placed(sovereign, item.reference, item.what)
+        wanted = placed(sovereign, item.reference, item.what, optional=item.optional)
         if wanted is None:
             unmapped.append(f"{item.spelled[0]} ({item.reasons[0]})")
             continue
         key = (wanted.repository, wanted.tag)
         known = places.get(key)
-        places[key] = Place(known.wanted, (*known.listed, item)) if known else Place(wanted, (item,))
+        if known:
+            # Needed by one is needed.
+            wanted = replace(known.wanted, optional=known.wanted.optional and wanted.optional)
+        places[key] = Place(wanted, (*(known.listed if known else ()), item))
     if unmapped:
         raise Stuck(
             "UnmappedHost",
-            f"no project stands in for the host of {'; '.join(unmapped)}. Add it to sovereign.upstreams",
+            f"no project stands in for the host of {'; '.join(unmapped)}. Add it to sovereign.upstreams, or what "
+            "nobody needs to sovereign.not_needed",
         )
     return tuple(places.values())
 
 
 async def run(order: Order, world: World, report: Report) -> Prewarmed:
-    """List, plan, copy, read everything back."""
+    """List, fetch the charts and open them, plan, copy, read everything back."""
     gathered = await needs.gather(world)
     listed, left_out = needs.listing(world.sovereign, gathered.found)
-    places = plan(world.sovereign, listed)
     copier = world.registries.copier()
+    charts = await _charts(world, copier, plan(world.sovereign, listed), report)
+    found = (*gathered.found, *charts.named.found)
+    boot = needs.boot(world.sovereign, found, await needs.on_nodes(world))
+    listed, left_out = needs.listing(world.sovereign, (*found, *boot.found))
+    places = plan(world.sovereign, listed)
+    await _projects(world, places)
     total = len(places)
 
     async def surveyed(done: int) -> None:
-        percent = READING * done // total
+        percent = OPENING + READING * done // total
         await report(Progress(message="reading manifests", percent=percent, items_done=done, items_total=total))
 
     copy_plan = await copier.survey([p.wanted for p in places], surveyed)
     await _room(world, copy_plan)
-    meter = Meter(copy_plan.bytes_to_move, len(copy_plan.todo))
+    meter = Meter(copy_plan.bytes_to_move + charts.bytes_moved, len(copy_plan.todo), moved=charts.bytes_moved)
     await _telling(copier.copy(copy_plan, meter), meter, report)
+    if charts.waiting is not None:
+        raise charts.waiting  # all that could be had is here; what those charts name is not known yet
 
     async def proven(done: int) -> None:
-        percent = READING + COPYING + (100 - READING - COPYING) * done // total
+        begun = OPENING + READING + COPYING
+        percent = begun + (100 - begun) * done // len(copy_plan.items)
         message = "reading back from local Harbor"
         await report(Progress(message=message, percent=percent, items_done=done, items_total=total))
 
@@ -84,8 +100,87 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
         proof, moved = mended[0], moved + mended[1]
     whole = CopyPlan(proof.items)
     await _stored(world, whole)
-    notices = (*gathered.notices, *left_out, *_notices(whole))
-    return result(places, whole, moved, tuple(dict.fromkeys(notices)))
+    absent = [f"{_why(places, w)}: left out, nobody is known to use it: {why}" for w, why in copy_plan.absent]
+    said = (*gathered.notices, *charts.named.notices, *boot.notices, *left_out, *absent, *_notices(whole))
+    return result(places, whole, moved, tuple(dict.fromkeys(said)), charts.copied)
+
+
+# charts
+
+
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """What was fetched to be opened, and what it names."""
+
+    named: Needs
+    copied: int
+    bytes_moved: int
+    waiting: Wait | None = None
+    """Why some of them are not here yet."""
+
+
+async def _charts(world: World, copier: Copier, places: Sequence[Place], report: Report) -> Charts:
+    """Charts first: only when they are here it is known what they name. Fetched once, opened from local Harbor.
+
+    An upstream that does not answer now holds up no other: the step waits for it when the rest is copied.
+    """
+    charts = [p for p in places if p.wanted.what is What.CHART]
+    message = f"fetching {len(charts)} charts, to see what they name"
+
+    async def surveyed(done: int) -> None:
+        percent = OPENING * done // (2 * len(charts))
+        await report(Progress(message=message, percent=percent, items_done=done, items_total=len(charts)))
+
+    copy_plan = await copier.survey([p.wanted for p in charts], surveyed)
+    await _room(world, copy_plan)
+    meter = Meter(copy_plan.bytes_to_move, len(copy_plan.todo))
+    try:
+        await copier.copy(copy_plan, meter)
+    except Wait as wait:
+        return Charts(Needs(), 0, meter.moved, wait)
+    named = Needs()
+    for place in charts:
+        named += await _opened(world, place)
+    return Charts(named, sum(not i.wanted.pulled for i in copy_plan.todo), meter.moved)
+
+
+async def _opened(world: World, place: Place) -> Needs:
+    """What one chart names, once for each release's values. One that cannot be opened is a notice."""
+    wanted = place.wanted
+    reason = f"chart {wanted.reference}"
+    at = wanted.reference.digest or wanted.tag
+    archive = await world.registries.packed(wanted.repository, at, CHART_CONTENT, needs.PACKED)
+    if archive is None:
+        return Needs(notices=(f"{reason}: has no chart in it that could be opened; its images are not seen",))
+    values = [v for listed in place.listed for v in listed.values] or [{}]
+
+    def read() -> Needs:
+        chart = needs.unpacked(archive)
+        return reduce(add, (needs.needs_of_chart(chart, reason, v) for v in values))
+
+    try:
+        return await to_thread.run_sync(read)
+    except needs.NotAChart as error:
+        return Needs(notices=(f"{reason}: not opened, its images are not seen: {error}",))
+
+
+async def _projects(world: World, places: Sequence[Place]) -> None:
+    """Charts may name projects of the mothership's that step 2 could not know of: made as it makes them."""
+    known = {u.project for u in world.sovereign.upstreams} | {world.sovereign.mothership.chart_project}
+    for name in sorted({p.wanted.repository.partition("/")[0] for p in places} - known):
+        project = await world.harbor.project(name)
+        if project is None:
+            await world.harbor.create_project(name, public=True)
+        elif project.registry_id is not None or not project.public:
+            raise Stuck("WrongProject", f"project {name}: wanted is hosted, public. Rename or correct it")
+
+
+def _why(places: Sequence[Place], wanted: Wanted) -> str:
+    place = next(p for p in places if p.wanted == wanted)
+    return f"{place.listed[0].spelled[0]} ({place.listed[0].reasons[0]})"
+
+
+# room, and what was lost
 
 
 async def _room(world: World, copy_plan: CopyPlan) -> None:
@@ -116,20 +211,24 @@ async def _mended(copier: Copier, proof: Proof) -> tuple[Proof, int]:
     return Proof((*proof.items, *mended.items)), meter.moved
 
 
-def result(places: Sequence[Place], copy_plan: CopyPlan, bytes_moved: int, notices: tuple[str, ...]) -> Prewarmed:
-    """The evidence."""
+def result(
+    places: Sequence[Place], copy_plan: CopyPlan, bytes_moved: int, notices: tuple[str, ...], copied: int = 0
+) -> Prewarmed:
+    """The evidence. `copied`: artifacts that were copied before the plan was made, to see what is in them."""
     digests = {(i.wanted.repository, i.wanted.tag): i.closure.digest for i in copy_plan.items}
     references: dict[str, str] = {}
     reasons: dict[str, tuple[str, ...]] = {}
     whereabouts: dict[str, str] = {}
     for place in places:
+        if (place.wanted.repository, place.wanted.tag) not in digests:
+            continue  # optional, and its upstream does not have it
         for listed in place.listed:
             for spelled in listed.spelled:
                 references[spelled] = digests[place.wanted.repository, place.wanted.tag]
                 whereabouts[spelled] = place.wanted.name
                 reasons[spelled] = tuple(dict.fromkeys([*reasons.get(spelled, ()), *listed.reasons]))
     everything = copy_plan.digests
-    changes = sum(not i.wanted.pulled for i in copy_plan.todo)
+    changes = copied + sum(not i.wanted.pulled for i in copy_plan.todo)
     said = f"{len(copy_plan.items)} artifacts, {len(everything)} digests proven in local Harbor"
     moved = f"{changes} artifacts copied, {bytes_moved} bytes moved" if changes else "nothing to move, 0 bytes"
     return Prewarmed(
@@ -171,7 +270,7 @@ def _progress(meter: Meter) -> Progress:
     shown, total = meter.shown, meter.bytes_total
     return Progress(
         message="copying into local Harbor" if meter.items_total else "everything is in local Harbor already",
-        percent=READING + (COPYING * shown // total if total else 0),
+        percent=OPENING + READING + (COPYING * shown // total if total else 0),
         items_done=meter.items_done,
         items_total=meter.items_total,
         bytes_done=shown,

@@ -81,7 +81,9 @@ async def run(order: Order, world: World, report: Report) -> ProjectsReady:
         changes += await _without_retention(harbor, wish)
     await _look_again(harbor, wishes, registries)
     await _room(harbor, wishes)
-    await world.registries.probe_readers(f"{world.sovereign.mothership.chart_project}/{PROBE}")
+    probe = f"{world.sovereign.mothership.chart_project}/{PROBE}"
+    await world.registries.probe_readers(probe)
+    await world.registries.destination_ready(None, probe)
     robot = await _robot(world, wishes)
     changes += robot.made
     names = tuple(w.name for w in wishes)

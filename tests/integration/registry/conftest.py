@@ -95,7 +95,13 @@ class Site:
         fields: dict[str, object] = {
             "fqdn": "sovereign.test",
             "gitea": Gitea(url="http://127.0.0.1:9", login=login),
-            "harbor": HarborDescription(url=self.harbor_url, host="harbor.sovereign.test", scheme="http", login=login),
+            "harbor": HarborDescription(
+                url=self.harbor_url,
+                host="harbor.sovereign.test",
+                scheme="http",
+                login=login,
+                connect=self.harbor_url,
+            ),
             "upstreams": upstreams,
             # Never the real one: a test must not look for it, even when it forgets to say so.
             "mothership_endpoint": self.urls["harbor.openova.io"],

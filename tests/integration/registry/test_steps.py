@@ -36,6 +36,7 @@ NEW_API = "harbor.openova.io/proxy-dockerhub/calciumion/new-api:v0.6.0"
 NATS = "docker.io/library/nats:2.10.22-alpine"
 OURS = "ghcr.io/openova-io/catalyst-cutover:0.1.0"
 NEGATIVE = "ghcr.io/openova-io/cutover-negative:upstream-only"
+PAUSE = "docker.io/rancher/mirrored-pause:3.6"
 PACKAGE = "xpkg.upbound.io/crossplane-contrib/provider-hcloud:v0.4.0"
 TREE = """\
 apiVersion: source.toolkit.fluxcd.io/v1beta2
@@ -161,7 +162,7 @@ def stage(site: Any) -> Stage:
         provider(PACKAGE),
     ]
     charts = [("bp-cilium", "1.1.1", b"cilium"), ("bp-gitea", "1.1.2", b"gitea")]
-    upstream.seed(site.upstream, charts, [API, NEW_API, NATS, OURS, NEGATIVE], [PACKAGE])
+    upstream.seed(site.upstream, charts, [API, NEW_API, NATS, OURS, PAUSE, NEGATIVE], [PACKAGE])
     return made
 
 
@@ -324,6 +325,7 @@ async def test_everything_the_cluster_needs_is_in_harbor_with_the_upstream_diges
         "ghcr.io/openova-io/bp-cilium:1.1.1": ("ghcr.io", "openova-io/bp-cilium"),
         "ghcr.io/openova-io/bp-gitea:1.1.2": ("ghcr.io", "openova-io/bp-gitea"),
         OURS: ("ghcr.io", "proxy-ghcr/openova-io/catalyst-cutover"),
+        PAUSE: ("docker.io", "proxy-docker/rancher/mirrored-pause"),
     }
     spelled = {NATS: "nats:2.10.22-alpine"}
     for reference, (host, local) in held.items():

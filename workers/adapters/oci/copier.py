@@ -86,6 +86,7 @@ class Copier:
         all_here = len(here) == len(wanted)
         rest = [n for n in range(len(wanted)) if n not in set(here)]
         postponed: list[Wait] = []
+        absent: list[tuple[Wanted, str]] = []
 
         async def willing(number: int) -> Item | None:
             try:
@@ -95,12 +96,19 @@ class Copier:
                     raise
                 postponed.append(wait)
                 return None
+            except Stuck as stuck:
+                # Only a 404 of all is an absence: who is denied knows nothing.
+                if stuck.reason != "ReferenceNotFound" or not wanted[number].optional:
+                    raise
+                absent.append((wanted[number], stuck.message))
+                await told(done)
+                return None
 
         rest = await self._affordable(wanted, rest, postponed)
         items: dict[int, Item | None] = dict(zip(here, await each(here, ITEMS, one), strict=True))
         items |= dict(zip(rest, await each(rest, ITEMS, willing), strict=True))
         known = frozenset(d for d, homes in self._homes.items() if homes)
-        return CopyPlan(tuple(i for _, i in sorted(items.items()) if i), known, tuple(postponed))
+        return CopyPlan(tuple(i for _, i in sorted(items.items()) if i), known, tuple(postponed), tuple(absent))
 
     async def _affordable(self, wanted: Sequence[Wanted], numbers: list[int], postponed: list[Wait]) -> list[int]:
         """Those for which the registry's rate limit has room. Docker Hub tells by HEAD how much that is."""

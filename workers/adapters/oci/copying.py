@@ -28,6 +28,8 @@ class Wanted:
     repository: str
     pulled: bool = False
     """The repository is in a proxy project: it fills itself when it is pulled from, and takes no push."""
+    optional: bool = False
+    """Nobody is known to use it: that no upstream has it is told, and is no error."""
 
     @property
     def tag(self) -> str:
@@ -42,13 +44,13 @@ class Wanted:
         return f"{self.repository}@{digest}" if digest else f"{self.repository}:{self.tag}"
 
 
-def placed(sovereign: Sovereign, reference: Reference, what: What) -> Wanted | None:
+def placed(sovereign: Sovereign, reference: Reference, what: What, *, optional: bool = False) -> Wanted | None:
     """Where the reference lives in local Harbor; None when nobody mapped its host."""
     repository = local_repository(sovereign, reference, what)
     if repository is None:
         return None
     pulled = repository.partition("/")[0] in proxied_projects(sovereign)
-    return Wanted(reference, what, repository, pulled)
+    return Wanted(reference, what, repository, pulled, optional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class CopyPlan:
     """Blobs that some local repository has: they are mounted, not moved."""
     postponed: tuple[Wait, ...] = ()
     """What an upstream does not give now. The rest is copied first, and then the first of these is raised."""
+    absent: tuple[tuple[Wanted, str], ...] = ()
+    """Optional ones that every place they may come from says it does not have, and in whose words."""
 
     @property
     def todo(self) -> tuple[Item, ...]:

@@ -20,10 +20,11 @@ LIMITS = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
-async def ready(harbor: Harbor, login: Login, repository: str) -> None:
+async def ready(harbor: Harbor, login: Login | None, repository: str) -> None:
     """A token for pulling `repository` is had at `<scheme>://<host>`, over TLS that its readers trust.
 
-    Raises Wait `DestinationNotReady`; Stuck `RobotRefused` when all is well there but the login.
+    Without a login it is had as nodes have it, by anybody. Raises Wait `DestinationNotReady`; Stuck `TokenRealm` when
+    readers are sent elsewhere for it, `RobotRefused` when all is well there but the login.
     """
     async with aiohttp.ClientSession(timeout=LIMITS, cookie_jar=aiohttp.DummyCookieJar()) as http:
         try:
@@ -35,7 +36,7 @@ async def ready(harbor: Harbor, login: Login, repository: str) -> None:
             raise _not_ready(harbor, f"{type(error).__name__}: {error}") from error
 
 
-async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login, repository: str) -> None:
+async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None, repository: str) -> None:
     base = URL(harbor.connect or f"{harbor.scheme}://{harbor.host}")
     trust = _trust(harbor)
     host = {"Host": harbor.host}
@@ -51,13 +52,14 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login, reposi
     realm = URL(asked.get("realm", ""))
     # What readers are sent to must be what they can reach: the name that they asked for.
     if realm.host != harbor.host.partition(":")[0]:
-        message = f"it sends readers to {realm.origin()} for tokens; set Harbor's externalURL to {harbor.host}"
-        raise _not_ready(harbor, message)
+        message = f"Harbor sends readers to {realm} for tokens, a name that nodes cannot be expected to resolve; "
+        raise Stuck("TokenRealm", f"{message}set its externalURL to {harbor.scheme}://{harbor.host}")
     query = {"service": asked.get("service", ""), "scope": f"repository:{repository}:pull"}
-    basic = aiohttp.encode_basic_auth(login.username, login.password().get_secret_value())
-    signed = {**host, "Authorization": basic}
+    signed = {**host, **({"Authorization": _basic(login)} if login else {})}
     async with http.get(base.join(realm.relative()), params=query, headers=signed, ssl=trust) as answer:
         if answer.status in (401, 403):
+            if login is None:
+                raise _not_ready(harbor, f"its token service refuses anybody ({answer.status}), and nodes are anybody")
             message = f"the token service of {harbor.host} refuses {login.username}; run harbor-projects again"
             raise Stuck("RobotRefused", message)
         if answer.status != 200:
@@ -68,6 +70,10 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login, reposi
             raise _not_ready(harbor, "its token service answers with something that is no token") from error
     if not (body.get("token") or body.get("access_token")):
         raise _not_ready(harbor, "its token service gives no token")
+
+
+def _basic(login: Login) -> str:
+    return str(aiohttp.encode_basic_auth(login.username, login.password().get_secret_value()))
 
 
 def _trust(harbor: Harbor) -> ssl.SSLContext | bool:

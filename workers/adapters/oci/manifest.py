@@ -65,6 +65,10 @@ class Manifest:
         layers = [d for d in self._document.get("layers") or [] if not d.get("urls")]
         return tuple(dict.fromkeys(_descriptors([self._document.get("config"), *layers])))
 
+    def layers(self, media_type: str) -> tuple[Descriptor, ...]:
+        """Layers of one type."""
+        return _descriptors([d for d in self._document.get("layers") or [] if d.get("mediaType") == media_type])
+
     @cached_property
     def _document(self) -> dict[str, Any]:
         try:

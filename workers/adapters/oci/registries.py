@@ -53,8 +53,11 @@ class Registries:
         harbor = self._sovereign.harbor.model_copy(update={"login": login})
         return Registries(self._sovereign.model_copy(update={"harbor": harbor}), self._http, self._patience)
 
-    async def destination_ready(self, login: Login, repository: str) -> None:
-        """Local Harbor answers where Flux will ask. Raises Wait `DestinationNotReady` or Stuck."""
+    async def destination_ready(self, login: Login | None, repository: str) -> None:
+        """Local Harbor answers where Flux, or nodes without a login, will ask.
+
+        Raises Wait `DestinationNotReady`, Stuck `TokenRealm`, `RobotRefused`.
+        """
         await destination.ready(self._sovereign.harbor, login, repository)
 
     # one thing in local Harbor
@@ -91,6 +94,18 @@ class Registries:
                 await self.push_probe(repository, tag, content)
             await reachable(self._local, repository, Descriptor(sha256(layer), len(layer)))
         except WireTrouble as trouble:
+            raise local_verdict(repository, trouble) from trouble
+
+    async def packed(self, repository: str, reference: str, media_type: str, most: int) -> bytes | None:
+        """The first layer of that type of what local Harbor serves, hashed; None without one, or a larger one.
+
+        Raises Stuck `NotServed` when it is not there.
+        """
+        try:
+            manifest = await self._local.manifest(repository, reference)
+            layer = next((d for d in manifest.layers(media_type) if d.size <= most), None)
+            return await self._local.get_bytes(repository, layer) if layer else None
+        except (WireTrouble, BadManifest) as trouble:
             raise local_verdict(repository, trouble) from trouble
 
     async def pull_chart(self, repository: str, version: str) -> str:

@@ -175,6 +175,15 @@ class Registry:
 
         return await patiently(self._patience, read)
 
+    async def get_bytes(self, repository: str, blob: Descriptor) -> bytes:
+        """The whole blob in memory, hashed. For small ones: the caller looks at its size first."""
+
+        async def read() -> bytes:
+            async with self.blob(repository, blob) as chunks:
+                return b"".join([chunk async for chunk in chunks])
+
+        return await patiently(self._patience, read)
+
     async def redirect(self, repository: str, blob: Descriptor) -> str | None:
         """Host to which the registry sends readers of the blob; None when it gives the bytes itself."""
 

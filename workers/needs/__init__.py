@@ -1,0 +1,72 @@
+"""What the cluster needs to be served by a registry, and why: read from live objects, Git, charts and the description.
+
+Pure but for `gather` and `on_nodes`. Steps 2 and 3 ask: which projects must exist, and what must be in them.
+"""
+
+from __future__ import annotations
+
+from anyio import to_thread
+
+from workers.adapters.cluster import CONFIG_MAP, NODE, Kind
+from workers.adapters.git import Remote
+from workers.adapters.oci import What
+from workers.errors import Stuck
+from workers.needs.boot import boot
+from workers.needs.charts import PACKED, NotAChart, needs_of_chart, unpacked
+from workers.needs.listing import Listed, listing
+from workers.needs.need import Need, Needs, Object
+from workers.needs.objects import LIVE, POSTGRES, images, needs_of
+from workers.needs.tree import read_tree
+from workers.world import World
+
+__all__ = [
+    "LIVE", "PACKED", "Listed", "Need", "Needs", "NotAChart", "boot", "gather", "images", "listing", "needs_of",
+    "needs_of_chart", "on_nodes", "read_tree", "unpacked",
+]  # fmt: skip
+
+VOLUME_HELPER = ("kube-system", "local-path-config")
+"""ConfigMap in which k3s says what Pod makes a volume's directory: it runs for a moment and no template shows it."""
+
+
+async def gather(world: World) -> Needs:
+    """Everything that live objects, manifests in local Gitea, and the description name."""
+    live = [obj for kind in LIVE if await world.cluster.served(kind) for obj in await _listed(world, kind)]
+    beside = await _beside(world)
+    sovereign, gitea = world.sovereign, world.sovereign.gitea
+    url = f"{gitea.url.rstrip('/')}/{gitea.organisation}/{gitea.repository}.git"
+    remote = Remote(url, gitea.login.username, gitea.login.password())
+    async with world.git.checkout(remote, sovereign.upstream_git.branch) as worktree:
+        substitutions = {"SOVEREIGN_FQDN": sovereign.fqdn}
+        declared = await to_thread.run_sync(read_tree, worktree.path, sovereign.tree, substitutions)
+    described = [Need(What.IMAGE, i, "extra_images") for i in sovereign.extra_images]
+    described.append(Need(What.IMAGE, sovereign.nodes.image, "nodes.image"))
+    return needs_of(live, "live") + beside + declared + Needs(tuple(described))
+
+
+async def on_nodes(world: World) -> tuple[str, ...]:
+    """Images by tag that nodes say they hold: the kubelet tells of the fifty largest (nodeStatusMaxImages)."""
+    if not await world.cluster.served(NODE):
+        return ()
+    held = [i for n in await world.cluster.list(NODE) for i in (n.get("status") or {}).get("images") or ()]
+    names = [str(name) for image in held for name in image.get("names") or ()]
+    return tuple(dict.fromkeys(n for n in names if "@" not in n))
+
+
+async def _beside(world: World) -> Needs:
+    """What has images and is no workload: databases of CloudNativePG, k3s's volume helper. Not readable is said."""
+    try:
+        objects: list[Object] = []
+        if await world.cluster.served(POSTGRES):
+            objects += await _listed(world, POSTGRES)
+        if await world.cluster.served(CONFIG_MAP):
+            namespace, name = VOLUME_HELPER
+            helper = await world.cluster.get(CONFIG_MAP, name, namespace)
+            objects += [{**helper, "kind": CONFIG_MAP.kind}] if helper else []
+    except Stuck as stuck:
+        return Needs(notices=(f"live: images of databases or of k3s's volume helper are not seen: {stuck}",))
+    return needs_of(objects, "live")
+
+
+async def _listed(world: World, kind: Kind) -> list[Object]:
+    """List items carry no kind of their own (Kubernetes API conventions)."""
+    return [{**obj, "kind": kind.kind} for obj in await world.cluster.list(kind)]

@@ -1,0 +1,179 @@
+"""What Kubernetes objects need, live or declared. Pure: objects in, needs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from workers.adapters.cluster import (
+    CONFIGURATION,
+    CRON_JOB,
+    DAEMON_SET,
+    DEPLOYMENT,
+    FUNCTION,
+    HELM_RELEASE,
+    HELM_REPOSITORY,
+    JOB,
+    OCI_REPOSITORY,
+    POD,
+    PROVIDER,
+    STATEFUL_SET,
+    Kind,
+)
+from workers.adapters.oci import What, chart_tag
+from workers.needs.need import Need, Needs, Object
+from workers.needs.spellings import lines, spelled
+
+POSTGRES = Kind("postgresql.cnpg.io", "Cluster", "clusters")
+"""CloudNativePG's: Harbor's and Gitea's databases, whose Pods have no template."""
+WORKLOADS = (POD, DEPLOYMENT, STATEFUL_SET, DAEMON_SET, JOB, CRON_JOB)
+SOURCES = (HELM_REPOSITORY, HELM_RELEASE, OCI_REPOSITORY)
+PACKAGES = (PROVIDER, CONFIGURATION, FUNCTION)
+LIVE = (*WORKLOADS, *SOURCES, *PACKAGES)
+_WORKLOADS = frozenset(k.kind for k in WORKLOADS)
+_PACKAGES = frozenset(k.kind for k in PACKAGES)
+_OVER = frozenset({"Succeeded", "Failed"})
+_SILENT = frozenset({"HelmRepository", "CustomResourceDefinition", "Secret", "Node"})
+"""Kinds in which the word image means something else, or which are read elsewhere."""
+DEFAULT_PACKAGE_HOST = "xpkg.upbound.io"
+"""Where Crossplane up to 1.19 looks for a package that names no host (internal/xpkg)."""
+
+
+def needs_of(objects: Iterable[Object], where: str, *, optional: bool = False) -> Needs:
+    """What these objects need. `where` begins each reason: `live`, or `Git`."""
+    kept = list(objects)
+    repositories = {_key(o): o for o in kept if o.get("kind") == "HelmRepository"}
+    said = [n for o in kept for n in _needs(o, repositories, f"{where}: {o.get('kind')} {_name(o)}", optional)]
+    found = tuple(n for n in said if isinstance(n, Need))
+    return Needs(found, tuple(n for n in said if isinstance(n, str)))
+
+
+def _needs(
+    obj: Object, repositories: Mapping[tuple[str, str], Object], reason: str, optional: bool
+) -> Iterator[Need | str]:
+    """The needs of one object, and in words what could not be read as one."""
+    kind = obj.get("kind")
+    if kind in _WORKLOADS:
+        if (obj.get("status") or {}).get("phase") not in _OVER:
+            yield from (Need(What.IMAGE, image, reason, optional) for image in images(_pod_spec(obj)))
+    elif kind == "HelmRelease":
+        yield from _chart(obj, repositories, reason)
+        yield from in_values(_spec(obj).get("values"), f"{reason}, values", optional)
+        if _spec(obj).get("valuesFrom"):
+            yield f"{reason}: images in values that it takes from elsewhere (valuesFrom) are not seen"
+    elif kind == "OCIRepository":
+        yield from _oci_repository(obj, reason)
+    elif kind in _PACKAGES:
+        if package := _spec(obj).get("package"):
+            yield Need(What.PACKAGE, _hosted(str(package)), reason, optional)
+    elif kind == "ConfigMap":
+        yield from _config_map(obj, reason, optional)
+    elif kind == "Kustomization" and "images" in obj:
+        yield from _transformer(obj, reason, optional)
+    elif kind not in _SILENT:
+        yield from in_values({k: v for k, v in obj.items() if k in ("spec", "status")}, reason, optional)
+
+
+def in_values(values: Any, reason: str, optional: bool) -> Iterator[Need | str]:
+    """Images in values of any shape."""
+    found = spelled(values)
+    yield from (Need(What.IMAGE, image, reason, optional) for image in found.images)
+    if not found.whole:
+        yield f"{reason}: too large, images in the rest of it are not seen"
+
+
+def _config_map(obj: Object, reason: str, optional: bool) -> Iterator[Need]:
+    """Manifests in a ConfigMap, as k3s keeps its volume helper's (`helperPod.yaml`)."""
+    for key, text in (obj.get("data") or {}).items():
+        if str(key).endswith((".yaml", ".yml")) and isinstance(text, str):
+            named = (value for _, value in lines(text) if "/" in value and "{" not in value and "://" not in value)
+            yield from (Need(What.IMAGE, value, f"{reason}, {key}", optional) for value in named)
+
+
+def _transformer(obj: Object, reason: str, optional: bool) -> Iterator[Need]:
+    """Kustomize's `images`: what it puts in the place of a name."""
+    for entry in obj.get("images") or ():
+        name = str(entry.get("newName") or entry.get("name") or "")
+        tag, digest = entry.get("newTag"), entry.get("digest")
+        if name and (tag or digest):
+            whole = name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+            yield Need(What.IMAGE, whole, f"{reason}, images", optional)
+
+
+# workloads
+
+
+def _pod_spec(obj: Object) -> Object:
+    """The Pod's own, or the template's."""
+    spec = _spec(obj)
+    if obj.get("kind") == "CronJob":
+        spec = _spec(spec.get("jobTemplate") or {})
+    return spec if obj.get("kind") == "Pod" else _spec(spec.get("template") or {})
+
+
+def images(pod_spec: Object) -> Iterator[str]:
+    """Every image that a kubelet would pull for this Pod, image volumes included."""
+    for part in ("initContainers", "containers", "ephemeralContainers"):
+        for container in pod_spec.get(part) or []:
+            if image := container.get("image"):
+                yield str(image)
+    for volume in pod_spec.get("volumes") or []:
+        if reference := (volume.get("image") or {}).get("reference"):
+            yield str(reference)
+
+
+# charts
+
+
+def _chart(release: Object, repositories: Mapping[tuple[str, str], Object], reason: str) -> Iterator[Need | str]:
+    spec = (_spec(release).get("chart") or {}).get("spec") or {}
+    source = spec.get("sourceRef") or {}
+    if source.get("kind") != "HelmRepository":
+        return  # a chartRef's OCIRepository is listed itself; a GitRepository is step 1's
+    key = (source.get("namespace") or _key(release)[0], source.get("name", ""))
+    repository = repositories.get(key)
+    version = str(spec.get("version") or "")
+    if repository is None:
+        yield f"{reason}: its HelmRepository {key[0]}/{key[1]} is not there"
+    elif not str(_spec(repository).get("url", "")).startswith("oci://"):
+        yield f"{reason}: {_spec(repository).get('url')} is no OCI registry; its charts cannot be kept in Harbor"
+    elif not _exact(version):
+        yield f"{reason}: chart version {version!r} is a range, not a pin; it is left out"
+    else:
+        base = str(_spec(repository)["url"]).removeprefix("oci://").rstrip("/")
+        values = _spec(release).get("values") or {}
+        yield Need(What.CHART, f"{base}/{spec.get('chart')}:{chart_tag(version)}", reason, values=values)
+
+
+def _exact(version: str) -> bool:
+    return version[:1].isdigit() and not any(c in version for c in " <>=~^*|,xX")
+
+
+def _oci_repository(obj: Object, reason: str) -> Iterator[Need | str]:
+    spec = _spec(obj)
+    ref = spec.get("ref") or {}
+    base = str(spec.get("url", "")).removeprefix("oci://")
+    if ref.get("semver"):
+        yield f"{reason}: semver {ref['semver']!r} is a range, not a pin; it is left out"
+    elif ref.get("digest"):
+        yield Need(What.CHART, f"{base}@{ref['digest']}", reason)
+    else:
+        yield Need(What.CHART, f"{base}:{ref.get('tag') or 'latest'}", reason)
+
+
+def _hosted(package: str) -> str:
+    first = package.partition("/")[0]
+    return package if "." in first or ":" in first else f"{DEFAULT_PACKAGE_HOST}/{package}"
+
+
+def _spec(obj: Object) -> Object:
+    return obj.get("spec") or {}
+
+
+def _key(obj: Object) -> tuple[str, str]:
+    metadata = obj.get("metadata") or {}
+    return metadata.get("namespace", ""), metadata.get("name", "")
+
+
+def _name(obj: Object) -> str:
+    return "/".join(part for part in _key(obj) if part)
