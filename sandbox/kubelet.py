@@ -97,7 +97,7 @@ class Kubelets:
         """One more node, as an autoscaler brings it: it boots with the files that cloud-init had from the start."""
         self._nodes[node.name] = node
         self._stores[node.name] = ImageStore(node.images)
-        self._pullers[node.name] = Puller(self._network, node.say)
+        self._pullers.setdefault(node.name, Puller(self._network, node.say))
         self._blocks.add(node)
         await self._register(node)
 
@@ -218,6 +218,10 @@ class Kubelets:
     async def _canary(self, pod: Object, args: list[str]) -> str:
         with canary.command.make_context("canary", args) as context:
             targets, timeout = context.params["targets"], context.params["timeout"]
+            names = [urlsplit(t).netloc for t in targets] if context.params["names"] else []
+        if names:
+            known = {name: self._network.hosts.get(canonical(name)) for name in names}
+            return canary.names_document({name: host.addresses if host else () for name, host in known.items()})
         who = identity_of(pod)
         connect = {name: await self._wire(who, name) for name in (urlsplit(t).netloc for t in targets)}
         return canary.document(await canary.look(targets, timeout, connect))

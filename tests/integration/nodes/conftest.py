@@ -152,6 +152,7 @@ class Cast:
     world: World
     reports: Reports
     enforcer: Enforcer
+    kubelets: Kubelets
     said: list[Progress] = field(default_factory=list)
 
     async def report(self, progress: Progress) -> None:
@@ -180,7 +181,7 @@ def described(**more: Any) -> Sovereign:
         fqdn="sovereign.test",
         gitea=Gitea(url="http://gitea:3000", cluster_url=f"https://{LOCAL}", login=LOGIN),
         harbor=Harbor(url="http://harbor", host=LOCAL, login=LOGIN),
-        nodes=Nodes(timeout=more.get("timeout", 20)),
+        nodes=Nodes(timeout=more.get("timeout", 20), wave=more.get("wave", 10)),
         proof=Proof(hold=3, rehearsal=True, connect_timeout=0.5),
         upstreams=tuple(u for u in Sovereign.model_fields["upstreams"].default if u.host in {"ghcr.io", "docker.io"}),
     )
@@ -234,7 +235,7 @@ async def cast_of(place: Place, tmp_path: Path) -> AsyncIterator[Cast]:
         await cluster.apply(
             registry_pivot.pods.NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         )
-        yield Cast(place, api, world, reports, enforcer)
+        yield Cast(place, api, world, reports, enforcer, kubelets)
 
 
 NODES = ("cp-1", "worker-1", "worker-2")

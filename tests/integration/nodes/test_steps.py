@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from schemas.nodes import NodeReport
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, POD
+from sandbox.controllers import api as kinds
+from sandbox.nodes import Node
+from schemas.nodes import NodeReport, Turn
+from schemas.progress import Progress
+from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NODE, POD
+from workers.adapters.cluster_kinds import NAMESPACE as NAMESPACE_KIND
 from workers.errors import Stuck
 from workers.proof import canaries
 from workers.proof.block import Block
@@ -38,6 +44,102 @@ async def test_a_second_time_nothing_changes_and_both_pulls_are_proven_again(cas
     assert again.local_only_reference != first.local_only_reference
 
 
+async def test_one_node_goes_first_and_each_wave_waits_for_the_one_before(cast_of: Cast) -> None:
+    world = World(**{**_parts(cast_of.world), "sovereign": described(wave=1)})
+    await cast_of.agents(NODES)
+    seen: list[tuple[tuple[str, ...], bool, set[str]]] = []
+
+    async def watch() -> None:
+        place = world.sovereign.nodes
+        async for _, obj in world.cluster.watch(CONFIG_MAP, NAMESPACE, name=place.plan_config_map):
+            turn = Turn.model_validate_json(obj["data"]["turn.json"])
+            seen.append((turn.nodes, turn.everyone, set(cast_of.reports.seen)))
+
+    watching = asyncio.create_task(watch())
+    result = await registry_pivot.run(order(), world, cast_of.report)
+    watching.cancel()
+    turns = [(nodes, everyone) for nodes, everyone, _ in seen]
+    assert turns == [(("worker-1",), False), (("worker-1", "cp-1"), False), ((), True)]
+    assert [heard for _, _, heard in seen][1:] == [{"worker-1"}, {"worker-1", "cp-1"}]
+    assert tuple(result.nodes) == NODES
+    assert any("canary worker-1" in p.message for p in cast_of.said)
+
+
+async def test_when_the_canary_fails_no_other_node_is_touched(cast_of: Cast) -> None:
+    place = cast_of.place
+    await cast_of.agents(NODES)
+    before = [_registry_files(n) for n in place.nodes]
+    place.network.hosts[LOCAL] = replace(place.network.hosts[LOCAL], port=9)  # nobody answers there
+    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=2)})
+    with pytest.raises(Stuck, match=r"NodesFailed.*worker-1: failed: Wait: LocalRegistryAway") as failed:
+        await registry_pivot.run(order(), world, cast_of.report)
+    assert "cp-1" not in str(failed.value)
+    assert [_registry_files(n) for n in place.nodes] == before, "the canary's files are back as well"
+
+
+async def test_a_canary_that_falls_back_upstream_stops_the_waves(cast_of: Cast) -> None:
+    await cast_of.agents(NODES)
+    cast_of.kubelets.puller("worker-1").falls_back = True
+    with pytest.raises(Stuck, match=r"PullsStillUpstream.*worker-1"):
+        await registry_pivot.run(order(), cast_of.world, cast_of.report)
+    assert set(cast_of.reports.seen) == {"worker-1"}
+
+
+class Killed(BaseException):
+    """The worker is gone."""
+
+
+async def test_an_attempt_that_follows_a_killed_one_goes_on_where_that_stood(cast_of: Cast) -> None:
+    world = World(**{**_parts(cast_of.world), "sovereign": described(wave=1)})
+    await cast_of.agents(NODES)
+
+    async def until_the_second(progress: Progress) -> None:
+        if progress.items_done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await registry_pivot.run(order(7), world, until_the_second)
+    await registry_pivot.run(order(8), world, cast_of.report)
+    assert not any("canary" in p.message for p in cast_of.said)
+    assert all(LOCAL in _registry_files(n) for n in cast_of.place.nodes)
+
+
+async def test_a_second_time_nothing_is_written_anywhere(cast_of: Cast) -> None:
+    await cast_of.agents(NODES)
+    await registry_pivot.run(order(7), cast_of.world, cast_of.report)
+
+    async def state() -> list[Any]:
+        plan = await cast_of.world.cluster.get(CONFIG_MAP, cast_of.world.sovereign.nodes.plan_config_map, NAMESPACE)
+        space = await cast_of.world.cluster.get(NAMESPACE_KIND, NAMESPACE)
+        agents = [
+            p for p in await cast_of.world.cluster.list(POD, NAMESPACE) if p["metadata"]["name"].startswith("agent-")
+        ]
+        files = [(f, f.stat().st_mtime_ns) for n in cast_of.place.nodes for f in n.root.rglob("*.toml")]
+        versions = [(o["metadata"]["name"], o["metadata"]["resourceVersion"]) for o in (plan, space, *agents) if o]
+        return [versions, files]
+
+    before = await state()
+    again = await registry_pivot.run(order(8), cast_of.world, cast_of.report)
+    assert again.changes == 0
+    assert await state() == before
+
+
+async def test_a_node_that_is_not_ready_is_told_from_one_whose_agent_fails(cast_of: Cast) -> None:
+    await cast_of.agents(NODES[:2])
+    node = await cast_of.world.cluster.get(NODE, "worker-2")
+    assert node is not None
+    away = {
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "NodeStatusUnknown",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    await cast_of.api.merge(kinds.NODES, node, {"status": {"conditions": [away]}}, "kcm", sub="status")
+    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=2)})
+    with pytest.raises(Stuck, match=r"worker-2: never reported.*NotReady since 2026-01-01.*NodeStatusUnknown"):
+        await registry_pivot.run(order(), world, cast_of.report)
+
+
 async def test_a_node_without_an_agent_is_named(cast_of: Cast) -> None:
     await cast_of.agents(NODES[:2])
     world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=3)})
@@ -54,6 +156,12 @@ async def test_a_node_that_lies_about_its_files_is_found_by_its_pulls(cast_of: C
     world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=4)})
     with pytest.raises(Stuck, match=r"(LocalPullFailed|PullsStillUpstream).*worker-2"):
         await registry_pivot.run(order(), world, cast_of.report)
+
+
+def _registry_files(node: Node) -> str:
+    """Everything that k3s and containerd read."""
+    files = [*node.containerd.certs.rglob("*.toml"), node.containerd.k3s / "registries.yaml"]
+    return "".join(f"{f.relative_to(node.root)}\n{f.read_text()}" for f in sorted(files))
 
 
 def _parts(world: World) -> dict[str, Any]:
