@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,9 +60,11 @@ def settings(bench: Bench, directory: Path, issuer: Issuer | None = None, **limi
 
 
 @asynccontextmanager
-async def running(server: serve.Server) -> AsyncIterator[str]:
+async def running(server: serve.Server, send_buffer: int | None = None) -> AsyncIterator[str]:
     """The server in a task of this process; its URL."""
     with serve.listening("127.0.0.1", 0) as listener:
+        if send_buffer:  # of each connection: what the kernel keeps for a reader that does not read
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with httpx.AsyncClient(base_url=url) as client:
@@ -80,12 +83,12 @@ async def running(server: serve.Server) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def door(directory: Path, **limits: Any) -> AsyncIterator[Door]:
+async def door(directory: Path, send_buffer: int | None = None, **limits: Any) -> AsyncIterator[Door]:
     """Broker, issuer, API; no worker yet."""
     async with opened(directory) as bench, Issuer.open() as issuer:
         chosen = settings(bench, directory, issuer, **limits)
         server = serve.server(chosen, serve.opening(chosen, "127.0.0.1", False), insecure=False)
-        async with running(server) as url, httpx.AsyncClient(base_url=url, timeout=20.0) as client:
+        async with running(server, send_buffer) as url, httpx.AsyncClient(base_url=url, timeout=20.0) as client:
             yield Door(bench, issuer, url, client, server)
 
 

@@ -76,6 +76,7 @@ class Sweep:
     crew: Crew
     hands: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     struck_at: list[datetime] = field(default_factory=list)
+    """When a worker was ended: a proof of that moment is nobody's."""
     _armed: tuple[Callable[[Any], bool], Callable[[], None]] | None = None
     _triggers: int = 0
 
@@ -142,9 +143,15 @@ class Sweep:
             hit.set()
 
         self._armed = (PHASES[phase], act)
-        await asyncio.wait_for(hit.wait(), limit)
+        async with asyncio.timeout(limit):
+            while not hit.is_set():
+                if (await self.proof()).result in ("success", "failed"):
+                    await self.again()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(hit.wait(), 5.0)
         await asyncio.gather(*ending)
-        self.struck_at.append(datetime.now(UTC))
+        if WORKER in victims:
+            self.struck_at.append(datetime.now(UTC))
 
     async def strike(self, phase: str, victims: Collection[str]) -> float:
         """End them at that phase; seconds until nothing of the block stood any more. Then all come back.
@@ -173,8 +180,6 @@ class Sweep:
         """Seconds to the lifting of each case, one attempt after another."""
         took: dict[Case, float] = {}
         for phase, victims in cases:
-            if (await self.proof()).result in ("success", "failed"):
-                await self.again()
             took[phase, victims] = await self.strike(phase, victims)
         return took
 
@@ -219,7 +224,7 @@ class Sweep:
 
 
 def untouched(proof: dict[str, Any], struck_at: Collection[datetime]) -> bool:
-    """A proof held in one piece: as long as it had to be, with nobody ended while its block stood."""
+    """A proof held in one piece: as long as it had to be, its worker not ended while its block stood."""
     begun, over = (datetime.fromisoformat(proof[name]) for name in ("blocked_at", "lifted_at"))
     whole = proof["held_seconds"] >= HOLD and (over - begun).total_seconds() >= HOLD
     return whole and not any(begun <= at <= over for at in struck_at)

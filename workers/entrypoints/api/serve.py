@@ -22,6 +22,8 @@ from workers.entrypoints.settings import Settings
 
 log = logging.getLogger("cutover.api")
 
+BACKLOG = 1024
+
 
 @click.command("serve", short_help="Serve the HTTP API and the console card.")
 @click.option("--host", help="Address to listen on. Default: api.host of the settings (127.0.0.1).")
@@ -104,6 +106,7 @@ def listening(host: str, port: int) -> socket.socket:
         # Inherited by every connection: else the kernel keeps megabytes for each reader that does not read.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
         listener.bind(address)
+        listener.listen(BACKLOG)  # whoever reads the address may come at once
     except OSError:
         listener.close()
         raise
@@ -127,7 +130,7 @@ def server(settings: Settings, door: Opening, *, insecure: bool) -> Server:
     limits = settings.api.limits
     options: dict[str, Any] = {
         "log_config": None, "access_log": False, "server_header": False, "lifespan": "on", "loop": "asyncio",
-        "http": protocol(limits, tally), "ws": "none", "proxy_headers": False, "backlog": 1024,
+        "http": protocol(limits, tally), "ws": "none", "proxy_headers": False, "backlog": BACKLOG,
         "h11_max_incomplete_event_size": limits.headers, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 5,
     }  # fmt: skip
     return Server(uvicorn.Config(app, **options))
