@@ -7,6 +7,7 @@ and `resource_access`, `typ` tells access tokens from ID tokens, and the publish
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import json
 import time
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from aiohttp import web
@@ -39,10 +41,13 @@ class Issuer:
     """`iss` of its tokens."""
     down: bool = False
     """True: every question is answered with 503."""
+    session: str = OPERATOR
+    """Whose browser session the authorization endpoint finds."""
     asked: int = 0
     """How often its keys were asked for."""
     keys: list[RSAKey] = field(default_factory=lambda: [_new("sig", "RS256")])
     """The newest signs; all are published."""
+    _codes: dict[str, dict[str, str]] = field(default_factory=dict)
     _encryption: RSAKey = field(default_factory=lambda: _new("enc", "RSA-OAEP"))
 
     @classmethod
@@ -94,6 +99,7 @@ class Issuer:
         app.router.add_get(f"{base}/.well-known/openid-configuration", self._discovery)
         app.router.add_get(f"{base}/protocol/openid-connect/certs", self._certs)
         app.router.add_post(f"{base}/protocol/openid-connect/token", self._token)
+        app.router.add_get(f"{base}/protocol/openid-connect/auth", self._authorize)
         return app
 
     @web.middleware
@@ -101,6 +107,8 @@ class Issuer:
         if self.down:
             raise web.HTTPServiceUnavailable
         response: web.StreamResponse = await handler(request)
+        if origin := request.headers.get("Origin"):  # the client's web origins, as a realm's client lists them
+            response.headers["Access-Control-Allow-Origin"] = origin
         return response
 
     async def _discovery(self, _: web.Request) -> web.Response:
@@ -108,7 +116,7 @@ class Issuer:
         return web.json_response(
             {
                 "issuer": self.url, "token_endpoint": f"{oidc}/token", "jwks_uri": f"{oidc}/certs",
-                "authorization_endpoint": f"{oidc}/auth", "grant_types_supported": ["password"],
+                "authorization_endpoint": f"{oidc}/auth", "grant_types_supported": ["password", "authorization_code"],
                 "id_token_signing_alg_values_supported": ["RS256"],
             }
         )  # fmt: skip
@@ -117,8 +125,27 @@ class Issuer:
         self.asked += 1
         return web.json_response({"keys": [key.as_dict(private=False) for key in [*self.keys, self._encryption]]})
 
+    async def _authorize(self, request: web.Request) -> web.Response:
+        """Somebody with a session is asked nothing and sent back with a code, which is good once."""
+        query, code = request.query, uuid4().hex
+        if query.get("client_id") != CLIENT or query.get("code_challenge_method") != "S256":
+            raise web.HTTPBadRequest(text="unknown client, or no PKCE")
+        self._codes[code] = {**query}
+        raise web.HTTPFound(f"{query['redirect_uri']}?{urlencode({'state': query['state'], 'code': code})}")
+
+    def _redeemed(self, form: Mapping[str, Any]) -> bool:
+        begun = self._codes.pop(str(form.get("code", "")), None)
+        if begun is None or any(form.get(key) != begun[key] for key in ("client_id", "redirect_uri")):
+            return False
+        digest = hashlib.sha256(str(form.get("code_verifier", "")).encode()).digest()
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == begun["code_challenge"]
+
     async def _token(self, request: web.Request) -> web.Response:
         form = await request.post()
+        if form.get("grant_type") == "authorization_code" and self._redeemed(form):
+            return web.json_response(
+                {"access_token": self.token(self.session), "expires_in": LIFE, "token_type": "Bearer"}
+            )
         name, password = str(form.get("username", "")), str(form.get("password", ""))
         if form.get("grant_type") != "password" or not password or self.passwords.get(name) != password:
             return web.json_response(

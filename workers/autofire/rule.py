@@ -10,6 +10,9 @@ from events.fold import AutoFire, State
 from schemas import events as facts
 from workers.scribe import Scribe
 
+PEOPLE = frozenset({"user", "app_user"})
+"""CloudEvents auth context: who of those that `authtype` knows is somebody that logs in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -36,8 +39,8 @@ def why_not_arm(state: State, rule: Rule, login: facts.Login, event: Event) -> t
         return "", f"auto-fire is {state.autofire.phase} already"
     if state.run is not None:
         return "", "a cutover was asked for before"
-    if not event.authid or not event.authtype or event.authtype == "unauthenticated":
-        return "NotEntitled", "the login names nobody (authtype, authid): it arms nothing"
+    if not event.authid or event.authtype not in PEOPLE:
+        return "NotEntitled", "the login names no person (authtype, authid): it arms nothing"
     if rule.role not in login.roles:
         return "NotEntitled", f"{event.authid} has logged in without role {rule.role}: that arms nothing"
     return None

@@ -39,6 +39,7 @@ def event(**more: Any) -> Event:
         (State(), ON, LOGIN, event(authid=None), "NotEntitled"),
         (State(), ON, LOGIN, event(authtype=None), "NotEntitled"),
         (State(), ON, LOGIN, event(authtype="unauthenticated"), "NotEntitled"),
+        (State(), ON, LOGIN, event(authtype="service_account"), "NotEntitled"),
         (State(), ON, facts.Login(), event(), "NotEntitled"),
         (State(), ON, facts.Login(roles=("sovereign-viewer",)), event(), "NotEntitled"),
     ],

@@ -197,6 +197,14 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         answer = await front.ask(caller, subjects.trigger(step), slug, data, key)
         return Json(front.told(answer), 202)
 
+    @app.post(
+        f"{BASE}/login", status_code=202, response_model=models.LoggedIn, responses=guarded,
+        summary="Say that somebody has logged in: the first operator's may start auto-fire's grace period",
+    )  # fmt: skip
+    async def login(request: Request) -> Response:
+        caller = await door.reader(request)
+        return Json({"autoFire": await front.logged_in(caller)}, 202)
+
 
 LATER: Final = 2**63 - 1
 """The sequence of an input that is yet to be published: behind everything."""

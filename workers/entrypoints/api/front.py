@@ -14,11 +14,13 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from events import certificate as certificates
+from events import subjects
 from events.certificate import Uncertifiable
 from events.envelope import Draft
 from events.fold import State
 from events.jetstream import JetStreamLog
 from events.log import LogFull, LogUnavailable, NotPermitted
+from schemas import events as facts
 from workers import certify
 from workers.audit import report
 from workers.audit.survey import audit as survey
@@ -79,6 +81,22 @@ class Front:
         """Publish an input and wait for its answer. Raises Problem.
 
         `key` makes a repeat the same message: for a caller who does not know whether the first one arrived."""
+        seq = await self.publish(caller, subject, place, data, key)
+        return await self._answer(seq, self._patience + longer)
+
+    async def logged_in(self, caller: Caller) -> str:
+        """Tell the log of an operator's login where it may arm auto-fire; auto-fire's phase, empty when there is none.
+
+        Raises Problem."""
+        rule, state = self.settings.auto_fire, self.feed.state
+        first = self.feed.ready and state.autofire is None and state.run is None
+        if rule.enabled and first and caller.authtype == "user" and rule.role in caller.roles:
+            data = facts.Login(operator=caller.authid, roles=(rule.role,))
+            await self.publish(caller, subjects.LOGIN, "cutover", data, None)
+        return state.autofire.phase if state.autofire else ""
+
+    async def publish(self, caller: Caller, subject: str, place: str, data: BaseModel, key: str | None) -> int:
+        """An input in the caller's name; its sequence in the log. Raises Problem."""
         name = hashlib.sha256(f"{caller.authid}\n{subject}\n{key}".encode()).hexdigest()[:32] if key else str(uuid4())
         draft = Draft(
             id=name, source=f"//{self.settings.sovereign.fqdn}/api", data=data, subject=place, time=datetime.now(UTC),
@@ -97,7 +115,7 @@ class Front:
         except LogFull as error:
             raise Problem(503, "log-full", str(error)) from None
         log.info("%s by %s is message %d", subject, caller.authid, seq)
-        return await self._answer(seq, self._patience + longer)
+        return seq
 
     async def _answer(self, seq: int, patience: float) -> Answer:
         repeat = seq < self.feed.read

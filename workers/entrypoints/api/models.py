@@ -84,6 +84,13 @@ class Started(Snapshot):
     """Sequence of the request in the log."""
 
 
+class LoggedIn(BaseModel):
+    """A login that was told of."""
+
+    autoFire: str
+    """`""` where nothing is armed yet, then `pending`, `fired`, `cancelled` or `superseded`."""
+
+
 class Ask(BaseModel):
     """Body of an action. Who asks is in the token, not here."""
 

@@ -301,7 +301,7 @@ async function open() {
 fill($("steps"), ...painted.map((parts) => parts.row));
 $("start").addEventListener("click", () => askToStart(false));
 $("again").addEventListener("click", () => askToStart(true));
-$("anew").addEventListener("click", () => askToStart(false));
+$("anew").addEventListener("click", () => askToStart(true));
 $("cancel").addEventListener("click", askToCancel);
 $("fuse-cancel").addEventListener("click", askToDisarm);
 $("retry").addEventListener("click", () => plainly($("retry"), async () => take(await api.call("POST", `steps/${known.status.failedStep}/retry`))));
