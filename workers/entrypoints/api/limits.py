@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -11,6 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers.entrypoints.api.problems import Problem, rendered
 from workers.entrypoints.settings import ApiLimits
 
+log = logging.getLogger("cutover.api")
+
+SWALLOWED: Final = 4 << 20
+"""Bytes of a body too large that are read and dropped, so that who sends it can hear the answer."""
 JSON: Final = "application/json"
 _CLOSE: Final = {"Connection": "close"}
 
@@ -20,6 +26,18 @@ class Bounded:
 
     def __init__(self, app: ASGIApp, limits: ApiLimits) -> None:
         self._app, self._limits = app, limits
+        self._told, self._since = float("-inf"), 0
+
+    def _tell(self, scope: Scope, problem: Problem) -> None:
+        """Once a second at most: a flood must not become a flood of lines."""
+        self._since += 1
+        if (now := time.monotonic()) - self._told >= 1.0:
+            log.warning(
+                "refused %s %s from %s: %d %s; %d since this was said last",
+                scope["method"], scope["path"][:100], (scope.get("client") or ("?",))[0], problem.status, problem.slug,
+                self._since,
+            )  # fmt: skip
+            self._told, self._since = now, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,6 +50,7 @@ class Bounded:
             if body and headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
                 raise Problem(415, "unsupported-media-type", f"send {JSON}")
         except Problem as problem:
+            self._tell(scope, problem)
             await rendered(problem, headers.get("accept", ""))(scope, receive, send)
             return
         sent = False
@@ -56,9 +75,10 @@ class Bounded:
         most = self._limits.body
         large = Problem(413, "body-too-large", f"send at most {most} bytes", _CLOSE)
         declared = headers.get("content-length", "0")
-        if not declared.isdigit() or int(declared) > most:
+        expected = int(declared) if declared.isdigit() and len(declared) < 20 else most + 1
+        if expected > SWALLOWED:
             raise large
-        body = b""
+        size, body = 0, b""
         try:
             async with asyncio.timeout(self._limits.arrival):
                 while True:
@@ -66,10 +86,13 @@ class Bounded:
                     if message["type"] == "http.disconnect":
                         return b""
                     part: bytes = message.get("body", b"")
-                    body += part
-                    if len(body) > most:
+                    size += len(part)
+                    body = body + part if size <= most else b""
+                    last = not message.get("more_body")
+                    # To answer while the other side still sends would reset the connection before it reads why.
+                    if size > SWALLOWED or (last and max(size, expected) > most):
                         raise large
-                    if not message.get("more_body"):
+                    if last:
                         return body
         except TimeoutError:
             raise Problem(408, "too-slow", "the request did not arrive in time", _CLOSE) from None
