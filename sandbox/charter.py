@@ -6,6 +6,7 @@ what the chart grants, and every worker process is of one class with that class'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,5 +57,5 @@ class Charter:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Users of the broker that the sandbox knows."""
-        return (*WORKERS, NODE_AGENT, BOX)
+        """Users of the broker: the chart's, and the sandbox's own."""
+        return (*re.findall(r"user: ([-\w]+)", self.users), BOX)

@@ -27,7 +27,7 @@ in *, and the durables of others are denied by name. Acknowledgements carry the 
   "api" (list "requested" "cancel")
   "operator" (list "requested" "cancel" "step.*") -}}
 users: [
-{{- range $class := list "supply" "pivot" "proof" "control" "api" "operator" }}
+{{- range $class := splitList "," (printf "%s,operator" (include "cutover.classes" $)) }}
   {
     {{- if eq $.Values.broker.login "nkey" }}
     nkey: {{ include "cutover.natsWho" $class }}

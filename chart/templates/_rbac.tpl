@@ -51,13 +51,18 @@ subjects:
 {{- define "cutover.rules.pivot" -}}
 - {apiGroups: [""], resources: [nodes], verbs: [list]}
 - {apiGroups: [""], resources: [pods], verbs: [list, watch]}
-- {apiGroups: [""], resources: [namespaces], resourceNames: [{{ include "cutover.nodesNamespace" . }}], verbs: [patch]}
+- {apiGroups: [""], resources: [namespaces], resourceNames: [{{ include "cutover.nodesNamespace" . }}], verbs: [get]}
+- {apiGroups: [""], resources: [serviceaccounts], verbs: [list]}
+- {apiGroups: [apps], resources: [daemonsets, deployments, statefulsets], verbs: [list]}
+- {apiGroups: [batch], resources: [cronjobs, jobs], verbs: [list]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [gitrepositories, helmcharts], verbs: [list, watch]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [helmrepositories], verbs: [list]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [ocirepositories], verbs: [list, watch]}
 - {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [list, watch]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list, watch]}
 - {apiGroups: [pkg.crossplane.io], resources: [configurations, functions, providers], verbs: [get, list, watch, patch]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], resourceNames: [imageconfigs.pkg.crossplane.io], verbs: [get]}
+- {apiGroups: [pkg.crossplane.io], resources: [imageconfigs], verbs: [get, create, patch]}
 {{- end -}}
 
 {{/* Flux's objects, in the namespaces where they live. */}}
@@ -66,6 +71,7 @@ subjects:
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [create, delete]}
 - {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [patch]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [get, patch]}
+- {apiGroups: [""], resources: [secrets], verbs: [create, get, patch]}
 {{- end -}}
 
 {{- define "cutover.rules.proof" -}}
@@ -77,6 +83,7 @@ subjects:
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list, watch]}
 - {apiGroups: [pkg.crossplane.io], resources: [configurations, functions, providers], verbs: [watch]}
 - {apiGroups: [cilium.io], resources: [ciliumnetworkpolicies], verbs: [list]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], resourceNames: [ciliumclusterwidenetworkpolicies.cilium.io], verbs: [get]}
 {{ include "cutover.rules.standing" . }}
 {{- range .Values.rbac.means }}
 {{- if eq . "NetworkPolicy" }}

@@ -152,7 +152,10 @@ class Api:
     def _authorize_verb(self, request: Request, found: Target, wanted: str) -> None:
         r = found.resource
         namespace = found.name if r.key == ("", "namespaces") else found.namespace
-        ask = Ask(wanted, r.group, r.plural, found.subresource, namespace, found.name)
+        # A list or watch of one name is asked for by that name (apiserver, request/requestinfo.go).
+        selector = request.query.get("fieldSelector", "") if wanted in ("list", "watch") else ""
+        name = found.name or (selector.removeprefix("metadata.name=") if selector.startswith("metadata.name=") else "")
+        ask = Ask(wanted, r.group, r.plural, found.subresource, namespace, name)
         refused = (wanted, r.group, r.plural) in self.refused
         if not refused and allowed(self.store, request.user, ask):
             if request.user.credential:

@@ -184,9 +184,9 @@ def values() -> Schema:
             }
         ),
         "network": _network(),
-        "monitoring": thing(
-            {"serviceMonitor": thing({"enabled": YES, "interval": text(r"^[0-9]+(s|m)$"), "labels": MAP})}
-        ),
+        "monitoring": thing({"serviceMonitor": thing(
+            {"enabled": {"enum": ["auto", "always", "never"]}, "interval": text(r"^[0-9]+(s|m)$"), "labels": MAP}
+        )}),
     }  # fmt: skip
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -15,6 +15,7 @@ from typing import Any
 
 from schemas.nodes import NodePlan
 from schemas.progress import Progress
+from workers import credentials
 from workers.adapters.cluster_kinds import (
     CRON_JOB,
     DAEMON_SET,
@@ -115,7 +116,11 @@ async def _look(world: World, plan: NodePlan) -> list[Mend]:
     used -= fetched_with(sources)
     if not used:
         return []
-    secrets = [s for s in await cluster.list(SECRET) if key_of(s) in used]
+    known = credentials.places(world.sovereign)
+    if None not in known and (hidden := sorted("/".join(ref) for ref in used if ref[0] not in known)):
+        message = f"pull secrets {', '.join(hidden[:5])} are in use; add their namespaces to secret_namespaces"
+        raise Stuck("PullSecretUnread", message)
+    secrets = [s for s in await credentials.secrets(world) if key_of(s) in used]
     hosts = {m.host for m in plan.mirrors}
     if not mends(secrets, used, hosts, {}):
         return []

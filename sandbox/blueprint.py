@@ -1,0 +1,64 @@
+"""The chart as Helm renders it, and the charter that its roles and broker users make: what is shipped is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+from sandbox.charter import LIFTER, NODE_AGENT, WORKERS, Charter
+
+Object = dict[str, Any]
+Values = Mapping[str, Any]
+
+CHART = Path(__file__).parents[1] / "chart"
+RELEASE = "cutover"
+NAMESPACE = "catalyst-cutover"
+RBAC = frozenset({"Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
+NEEDED: Values = {"global": {"sovereignFQDN": "sovereign.test"}, "image": {"digest": "sha256:" + "0" * 64}}
+"""What has no default, and is not a Secret."""
+
+
+def merged(base: Values, more: Values) -> dict[str, Any]:
+    """Values over values, as Helm lays them."""
+    both = dict(base)
+    for name, value in more.items():
+        old = both.get(name)
+        both[name] = merged(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return both
+
+
+@cache
+def _chart() -> helm_python.Chart:
+    return helm_python.Chart.load(CHART)
+
+
+def render(values: Values | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
+    """Every object of a release. Raises helm_python.HelmValuesError when the schema refuses the values."""
+    files = _chart().render(merged(NEEDED, values or {}), name=release, namespace=namespace)
+    return [obj for _, text in sorted(files.items()) for obj in yaml.safe_load_all(text) if obj]
+
+
+def charter(values: Values | None = None) -> Charter:
+    """Who may do what, as the chart grants it."""
+    objects = render(values)
+    settings = merged(_chart().values, values or {})["settings"]
+    nodes = settings["sovereign"]["nodes"]["namespace"]
+    account = "system:serviceaccount:{}:{}".format
+    accounts = {name: account(NAMESPACE, f"cutover-{name}") for name in WORKERS}
+    accounts[NODE_AGENT] = account(nodes, "cutover-node-agent")
+    accounts[LIFTER] = account(nodes, settings["sovereign"]["proof"]["lifter_account"])
+    users = next(o["data"]["users.conf"] for o in objects if o["metadata"]["name"] == "cutover-nats-users")
+    granted = [obj for obj in objects if obj["kind"] in RBAC]
+    # On a real Sovereign they are there already: the release depends on who makes them.
+    homes = dict.fromkeys([NAMESPACE, *(str(obj["metadata"]["namespace"]) for obj in granted if _housed(obj))])
+    made = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in homes]
+    return Charter((*made, *granted), users, accounts, tuple(settings["sovereign"]["secret_namespaces"]))
+
+
+def _housed(obj: Object) -> bool:
+    return bool(obj["metadata"].get("namespace"))
