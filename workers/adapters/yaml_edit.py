@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+import yaml
+from yaml import MappingNode, Node, ScalarNode, SequenceNode, YAMLError
 
 from workers.adapters.yaml_spelling import scalar
 
@@ -48,12 +47,10 @@ def set_scalars(text: str, edits: Sequence[Edit]) -> str:
 
     Raises CannotEdit where the path leads through an alias, past a scalar, or beyond a list's end.
     """
-    expected = _load(text)
-    edited = text
+    by_document: dict[int, list[Edit]] = {}
     for edit in edits:
-        edited = _set(edited, edit)
-        _put(expected, edit)
-    return _proven(edited, expected)
+        by_document.setdefault(edit.document, []).append(edit)
+    return _each_alone(text, {number: _setting(own) for number, own in by_document.items()})
 
 
 def remove(text: str, document: int, path: Path) -> str:
@@ -63,30 +60,116 @@ def remove(text: str, document: int, path: Path) -> str:
     """
     if not path:
         raise CannotEdit("a whole document is not removed by path")
-    expected = _load(text)
+    return _each_alone(text, {document: lambda piece, number: _removed(piece, number, path)})
+
+
+Change = Callable[[str, int], str]
+"""From a text, and the number of the document in it, to the text with that document edited."""
+
+
+def _setting(edits: Sequence[Edit]) -> Change:
+    def edited(piece: str, number: int) -> str:
+        expected = _load(piece)
+        for edit in (replace(edit, document=number) for edit in edits):
+            piece = _set(piece, edit)
+            _put(expected, edit)
+        return _proven(piece, expected)
+
+    return edited
+
+
+def _removed(piece: str, document: int, path: Path) -> str:
+    expected = _load(piece)
     if not _drop(expected, document, path):
-        return text
-    place = _find(text, document, path)
+        return piece
+    place = _find(piece, document, path)
     if place.missing:
         raise CannotEdit(f"{_words(path)} comes out of a merge, it has no lines of its own")
-    return _proven(_without(text, place), expected)
+    return _proven(_without(piece, place), expected)
+
+
+# --- documents -------------------------------------------------------------------------------------------
+
+_MARK = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_NO_CONTENT = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?(?:\n|\Z))*")
+_DIRECTIVE_OR_END = re.compile(r"^(?:%|\.\.\.)", re.MULTILINE)
+
+
+def _each_alone(text: str, edits: dict[int, Change]) -> str:
+    """Each edit made in the text of its own document; all others are not even read."""
+    if _DIRECTIVE_OR_END.search(text):
+        for number, edit in edits.items():
+            text = edit(text, number)
+        return text
+    pieces = _pieces(text)
+    first = 1 if _NO_CONTENT.fullmatch(pieces[0]) else 0
+    for number, edit in edits.items():
+        at = number + first
+        if not first <= at < len(pieces):
+            raise CannotEdit(f"there is no document {number}")
+        new = edit(pieces[at], 0)
+        if len(_pieces(new)) != 1 or (at + 1 < len(pieces) and not new.endswith("\n")):
+            raise CannotEdit("the edit would move the border between two documents")
+        pieces[at] = new
+    return "".join(pieces)
+
+
+def _pieces(text: str) -> list[str]:
+    """The documents' texts, each from its `---` on, which stands at a line's begin and nowhere inside a document.
+
+    What comes before the first one may be no document, but comments only.
+    """
+    borders = (match.start() for match in _MARK.finditer(text))
+    starts = [0, *(border for border in borders if border > 0)]
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
 # --- meaning ---------------------------------------------------------------------------------------------
 
 
+_MARKS_DIFFER = re.compile("[\ufeff\x85\u2028\u2029]")
+"""libyaml counts these otherwise than Python does: such a text is parsed by PyYAML's own parser, slowly."""
+
+
+def _loader(text: str) -> Any:
+    return yaml.SafeLoader if _MARKS_DIFFER.search(text) else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def _load(text: str) -> list[Any]:
     try:
-        return list(YAML(typ="safe", pure=True).load_all(text))
-    except (YAMLError, ValueError) as error:
+        _compose(text)
+        return list(yaml.load_all(text, Loader=_loader(text)))
+    except (YAMLError, ValueError, RecursionError) as error:
         raise CannotEdit(f"not YAML: {' '.join(str(error).split())[:300]}") from error
 
 
 def _compose(text: str) -> list[Any]:
     try:
-        return list(YAML(typ="safe", pure=True).compose_all(text))
-    except (YAMLError, ValueError) as error:
+        roots = list(yaml.compose_all(text, Loader=_loader(text)))
+    except (YAMLError, ValueError, RecursionError) as error:
         raise CannotEdit(f"not YAML: {' '.join(str(error).split())[:300]}") from error
+    for root in roots:
+        _unambiguous(root)
+    return roots
+
+
+def _unambiguous(root: Any) -> None:
+    """Raises CannotEdit where a key stands twice in one mapping: readers differ in which one they take."""
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, ScalarNode) and key.value != "<<"]
+            if len(keys) != len(set(keys)):
+                double = next(key for key in keys if keys.count(key) > 1)
+                raise CannotEdit(f"not YAML: the key {double} stands twice in one mapping")
+            waiting.extend(child for pair in node.value for child in pair)
+        elif isinstance(node, SequenceNode):
+            waiting.extend(node.value)
 
 
 def _proven(text: str, expected: list[Any]) -> str:
@@ -100,11 +183,14 @@ def _put(parsed: list[Any], edit: Edit) -> None:
     """Make the edit in parsed documents. Shared (aliased) parts were refused before, so copies are safe."""
     parsed[edit.document] = here = copy.deepcopy(parsed[edit.document])
     *parents, last = edit.path
-    for part in parents:
-        if isinstance(here, dict) and here.get(part) is None:
-            here[part] = {}
-        here = here[part]
-    here[last] = edit.value
+    try:
+        for part in parents:
+            if isinstance(here, dict) and here.get(part) is None:
+                here[part] = {}
+            here = here[part]
+        here[last] = edit.value
+    except (TypeError, KeyError, IndexError) as error:
+        raise CannotEdit(f"{_words(edit.path)} leads past something that is not a mapping") from error
 
 
 def _drop(parsed: list[Any], document: int, path: Path) -> bool:

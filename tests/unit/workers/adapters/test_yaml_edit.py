@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,62 @@ def test_a_file_without_a_last_line_end_gets_none() -> None:
         ("base: &b {x: {y: 1}}\nd:\n  <<: *b\n", ("d", "x", "z")),
         ("{{ template }}\n- a", ("a",)),
         ("a: b\na: c\n", ("a",)),
+        ("a:\n- null\n", ("a", 0, "b")),
     ],
 )
 def test_what_cannot_be_done_without_touching_more_is_refused(text: str, path: tuple[str | int, ...]) -> None:
     with pytest.raises(CannotEdit):
         set_scalars(text, [Edit(0, path, "new")])
+
+
+@pytest.mark.parametrize("end", ["", "...\n"])
+@pytest.mark.parametrize("head", ["", "# of no document\n\n", "\ufeff", "%YAML 1.1\n", "---\n"])
+def test_documents_are_told_apart_as_yaml_does(head: str, end: str) -> None:
+    """A `---` inside a literal is text; comments above the first document are none; an empty document counts."""
+    text = f"{head}---\ntext: |\n  ---\n  a: 1\nb: old\n---\n# nothing\n--- # the third\nb: old\n{end}"
+    last = len(documents(text)) - 1
+    assert last == (3 if head == "---\n" else 2)
+    changed = set_scalars(text, [Edit(last, ("b",), "new")])
+    assert changed == text[: text.rindex("old")] + f"new\n{end}"
+    assert remove(text, last - 2, ("b",)) == text.replace("b: old\n", "", 1)
+
+
+@pytest.mark.parametrize("break_", ["\x85", "\u2028", "\u00e4", "\U0001f600"])
+def test_characters_that_parsers_count_otherwise_move_no_splice(break_: str) -> None:
+    text = f'a: "x{break_}y{break_}"\nb: old # {"z" * 3}\n'
+    assert set_scalars(text, [Edit(0, ("b",), "new")]) == text.replace("old", "new")
+
+
+def test_a_file_of_a_thousand_objects_is_edited_in_seconds() -> None:
+    one = "---\nkind: HelmRepository\nmetadata:\n  name: r{n}\nspec:\n  url: oci://old/x  # {n}\n"
+    text = "".join(one.format(n=n) for n in range(1000))
+    begin = time.process_time()
+    changed = set_scalars(text, [Edit(n, ("spec", "url"), "oci://new/x") for n in range(1000)])
+    # Half a second on an idle machine; it was twenty minutes when each edit parsed the whole file.
+    assert time.process_time() - begin < 10
+    assert changed == text.replace("oci://old", "oci://new")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the public manifests are not beside this checkout")
+def test_each_scalar_of_the_public_manifests_changes_there_and_back_to_the_same_bytes() -> None:
+    tried = 0
+    for path in sorted(SHARED.rglob("*.yaml")):
+        text = path.read_bytes().decode()
+        for number, document in enumerate(documents(text)):
+            strings = [p for p in places(document) if isinstance(value := at(document, p), str) and value.isprintable()]
+            for place in strings[::7]:
+                old, new = at(document, place), "x" + at(document, place)
+                try:
+                    changed = set_scalars(text, [Edit(number, place, new)])
+                except CannotEdit:
+                    continue  # shared through an anchor, or tagged
+                back = set_scalars(changed, [Edit(number, place, old)])
+                assert documents(back) == documents(text)
+                assert len([a for a in zip(text.splitlines(), changed.splitlines(), strict=False) if a[0] != a[1]]) >= 1
+                kept = [line for line in text.splitlines() if line.lstrip().startswith("#")]
+                assert [line for line in back.splitlines() if line.lstrip().startswith("#")] == kept
+                tried += back == text
+    assert tried > 150, "most come back to the very bytes; a long plain text comes back in quotes"
 
 
 def test_a_document_that_is_not_there_is_refused() -> None:
