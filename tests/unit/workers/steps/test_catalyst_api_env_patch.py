@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from workers.errors import Stuck
-from workers.sovereign import CatalystApi, Gitea, Harbor, Login, Sovereign
-from workers.steps.catalyst_api_env_patch import living, plan, ready, rolled_out, variable
+from workers.sovereign import CatalystApi, Configured, Gitea, Harbor, Login, Sovereign
+from workers.steps.catalyst_api_env_patch import living, maker, plan, ready, rolled_out, values, variable
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
 SOVEREIGN = Sovereign(
@@ -86,3 +86,30 @@ def test_pods_that_finished_or_are_on_their_way_out_do_not_count() -> None:
     assert living([going, done, up]) == [up]
     assert ready(up)
     assert not ready(done)
+
+
+def test_further_values_are_said_where_each_is_rendered_and_read_where_each_is_used() -> None:
+    issuer = Configured(
+        variable="CATALYST_PIN_ISSUER",
+        value="https://console.{fqdn}",
+        value_path=("catalystApi", "issuerHost"),
+        release_value="console.{fqdn}",
+    )
+    more = SOVEREIGN.model_copy(update={"catalyst_api": CatalystApi(further=(issuer,))})
+    assert plan(more, deployment(), {"spec": {}}).fields == {
+        ("spec", "values", "catalystApi", "gitopsRepoUrl"): URL,
+        ("spec", "values", "catalystApi", "issuerHost"): "console.sov.test",
+    }
+    assert values(more) == {NAME: URL, "CATALYST_PIN_ISSUER": "https://console.sov.test"}
+    with pytest.raises(Stuck, match="CATALYST_PIN_ISSUER"):
+        plan(more, deployment(), None)
+
+
+def test_flux_s_own_labels_tell_which_release_makes_the_deployment() -> None:
+    assert maker(deployment(), SOVEREIGN.catalyst_api) == ("flux-system", "bp-catalyst-platform")
+    labelled = deployment()
+    labelled["metadata"]["labels"] = {  # type: ignore[index]
+        "helm.toolkit.fluxcd.io/name": "platform",
+        "helm.toolkit.fluxcd.io/namespace": "ops",
+    }
+    assert str(plan(SOVEREIGN, labelled, {"spec": {}})) == "HelmRelease ops/platform"

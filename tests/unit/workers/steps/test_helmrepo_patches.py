@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from workers.errors import Stuck
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps.helmrepo_patches import plan
 from workers.steps.helmrepo_patches.charts import differences, fetches, moved, other_versions, stale
-from workers.steps.helmrepo_patches.packages import installed
-from workers.steps.helmrepo_patches.pull_secrets import entry, pull_secret, strips
-from workers.steps.helmrepo_patches.sources import host_of, local_address
+from workers.steps.helmrepo_patches.packages import image_configs, installed, rewritable
+from workers.steps.helmrepo_patches.pull_secrets import Lent, entry, lent, pull_secret, robot_of, strips
+from workers.steps.helmrepo_patches.sources import host_of, local_address, pinned, resolved_locally
 from workers.tethers import auths_of
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
@@ -280,3 +281,94 @@ def test_a_pull_secret_that_cannot_be_read_stops_the_step() -> None:
     broken["data"][".dockerconfigjson"] = "!!!"
     with pytest.raises(Stuck, match=r"PullSecretUnreadable.*n/any"):
         strips([broken], sovereign(), (), {})
+
+
+def test_a_source_of_the_mothership_without_a_local_place_is_no_third_party() -> None:
+    found = plan([helm("https://charts.openova.io"), helm("https://quay.io/x")], sovereign(), public=(), releases={})
+    assert found.foreign == ()
+    assert [each.partition("(")[2] for each in found.unmapped] == ["charts.openova.io)", "quay.io)"]
+
+
+def test_where_a_project_asks_for_a_login_every_source_names_one() -> None:
+    assert planned(helm(), public=()).fields["spec", "secretRef", "name"] == "cutover-harbor-pull"
+    assert planned(helm()).absent == ()
+    cloud = planned(helm(provider="aws", proxySecretRef={"name": "p"}, secretRef={"name": "s"}))
+    assert cloud.absent == (("spec", "secretRef"), ("spec", "provider"), ("spec", "proxySecretRef"))
+
+
+def package(said: str, resolved: str = "", kind: str = "Provider") -> dict[str, Any]:
+    return {**source(kind, "p", package=said), "status": {"resolvedPackage": resolved} if resolved else {}}
+
+
+def test_one_image_config_sends_all_packages_of_a_host_to_its_project() -> None:
+    packages = [
+        package("xpkg.upbound.io/crossplane-contrib/a:v1"),
+        package("xpkg.upbound.io/upbound/b@sha256:" + "0" * 64, kind="Function"),
+        package("ghcr.io/openova-io/configuration-x:v1", kind="Configuration"),
+        package("harbor.openova.io/proxy-xpkg/c/d:v1"),
+        package("bare/p:v1"),
+        package(f"{HOST}/proxy-xpkg/local:v1"),
+    ]
+    found = {c["spec"]["matchImages"][0]["prefix"]: c for c in image_configs(packages, sovereign(), ["proxy-xpkg"])}
+    assert {prefix: c["spec"].get("rewriteImage") for prefix, c in found.items()} == {
+        "xpkg.upbound.io/": {"prefix": f"{HOST}/proxy-xpkg/"},
+        "harbor.openova.io/proxy-xpkg/": {"prefix": f"{HOST}/proxy-xpkg/"},
+        "ghcr.io/": {"prefix": f"{HOST}/proxy-ghcr/"},
+        # Signing in goes by what was rewritten; this project is not for everybody.
+        f"{HOST}/proxy-ghcr/": None,
+    }
+    login = found[f"{HOST}/proxy-ghcr/"]["spec"]["registry"]["authentication"]["pullSecretRef"]
+    assert login == {"name": "cutover-harbor-pull"}
+    assert len({c["metadata"]["name"] for c in found.values()}) == 4
+    assert rewritable(packages[0], sovereign())
+    assert not rewritable(packages[3], sovereign()), "defaults are not looked at by ImageConfigs"
+
+
+def test_a_package_came_from_here_only_when_crossplane_says_exactly_that() -> None:
+    said = "xpkg.upbound.io/crossplane-contrib/a:v1"
+    assert resolved_locally(package(said, f"{HOST}/proxy-xpkg/crossplane-contrib/a:v1"), sovereign())
+    assert not resolved_locally(package(said), sovereign())
+    assert not resolved_locally(package(said, f"{HOST}/proxy-xpkg/crossplane-contrib/a:v0"), sovereign()), "of before"
+    assert not resolved_locally(helm(), sovereign())
+
+
+def test_every_version_that_is_pinned_is_to_be_had_with_local_credentials() -> None:
+    local = helm(f"oci://{HOST}/openova-io")
+    ref = {"sourceRef": {"kind": "HelmRepository", "name": "bp-x", "namespace": "flux-system"}}
+    made = {"metadata": {"namespace": "flux-system"}, "spec": {**ref, "chart": "bp-x", "version": "1.0.0"}}
+    moving = {**made, "spec": {**ref, "chart": "bp-y", "version": ">=1"}}
+    fetched = {**moving, "status": {"artifact": {"revision": "1.2.3+b"}}}
+    release = {**made, "spec": {"chart": {"spec": {**ref, "chart": "bp-z", "version": "v2.0.0-rc.1"}}}}
+    oci = source("OCIRepository", url=f"oci://{HOST}/openova-io/m", ref={"tag": "t"})
+    upstream = helm("oci://ghcr.io/openova-io")
+    upstream["metadata"]["name"] = "bp-up"
+    provider = package("xpkg.upbound.io/c/a:v1", f"{HOST}/proxy-xpkg/c/a:v1")
+    found = pinned([local, oci, upstream, provider], [made, moving, fetched], [release], sovereign())
+    assert [(a.repository, a.reference) for a in found] == [
+        ("openova-io/m", "t"),
+        ("proxy-xpkg/c/a", "v1"),
+        ("openova-io/bp-x", "1.0.0"),
+        ("openova-io/bp-y", "1.2.3_b"),
+        ("openova-io/bp-z", "v2.0.0-rc.1"),
+    ]
+
+
+def test_the_robot_comes_from_the_secret_that_step_2_wrote_and_from_nowhere_else() -> None:
+    login = Lent(username="robot$cutover-pull", secret=SecretStr("hunter2"))
+    secret = pull_secret("cutover-harbor-robot", "flux-system", entry(HOST, login))
+    found = robot_of(secret, sovereign())
+    assert (found.username, found.password().get_secret_value()) == ("robot$cutover-pull", "hunter2")
+    assert "hunter2" not in repr(found)
+    for wrong in (None, pull_secret("x", "y", {"elsewhere": {"username": "u", "password": "p"}})):
+        with pytest.raises(Stuck, match="RobotMissing"):
+            robot_of(wrong, sovereign())
+
+
+def test_a_secret_that_stays_in_use_gets_the_robot_s_newest_login_beside_what_it_had() -> None:
+    old = entry(HOST, Lent(username="r", secret=SecretStr("old")))
+    new = entry(HOST, Lent(username="r", secret=SecretStr("new")))
+    kept = pull_secret("ghcr-pull", "flux-system", {"ghcr.io": {"auth": "eA=="}, **old})
+    ((_, data),) = lent([kept, pull_secret("other", "flux-system", old)], {("flux-system", "ghcr-pull")}, new)
+    assert auths_of({"data": {".dockerconfigjson": data}}) == {"ghcr.io": {"auth": "eA=="}, **new}
+    kept["data"][".dockerconfigjson"] = data
+    assert lent([kept], {("flux-system", "ghcr-pull")}, new) == []
