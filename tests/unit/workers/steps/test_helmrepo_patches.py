@@ -321,7 +321,7 @@ def test_one_image_config_sends_all_packages_of_a_host_to_its_project() -> None:
     assert login == {"name": "cutover-harbor-pull"}
     assert len({c["metadata"]["name"] for c in found.values()}) == 4
     assert rewritable(packages[0], sovereign())
-    assert not rewritable(packages[3], sovereign()), "defaults are not looked at by ImageConfigs"
+    assert not rewritable(packages[4], sovereign()), "defaults are not looked at by ImageConfigs"
 
 
 def test_a_package_came_from_here_only_when_crossplane_says_exactly_that() -> None:
