@@ -65,6 +65,8 @@ def unpacked(archive: bytes, depth: int = 0) -> Chart:
         if isinstance(error, NotAChart):
             raise
         raise NotAChart(f"{type(error).__name__}: {error}") from error
+    if "Chart.yaml" not in chart.files:
+        raise NotAChart("there is no Chart.yaml in it")
     return chart
 
 
@@ -101,7 +103,9 @@ def _look(chart: Chart, values: Object, at: str, found: dict[str, str], unseen: 
         yield f"{at or 'chart'}: values or Chart.yaml not read: {error}"
         return
     version = str(meta.get("appVersion") or "")
-    said = spelled(own, version)
+    # A subchart's part of the values is its own: an empty tag there means its version, not ours.
+    theirs = {str(d.get("alias") or d.get("name")) for d in _dependencies(meta)} | chart.below.keys()
+    said = spelled({key: value for key, value in own.items() if key not in theirs}, version)
     for image, path in said.images.items():
         found.setdefault(image, f"default value {at}{path}")
     if not said.whole:
@@ -123,7 +127,7 @@ def _look(chart: Chart, values: Object, at: str, found: dict[str, str], unseen: 
 def _below(
     name: str, below: Chart, meta: Object, own: Object, at: str, found: dict[str, str], unseen: list[str]
 ) -> Iterator[str]:
-    declared = [d for d in meta.get("dependencies") or () if isinstance(d, Mapping) and d.get("name") == name]
+    declared = [d for d in _dependencies(meta) if d.get("name") == name]
     for dependency in declared or [{}]:
         if (switch := _switched_off(dependency, own)) is not None:
             yield f"{at}{name}: switched off by {switch}, not opened"
@@ -132,6 +136,10 @@ def _below(
         theirs = own.get(alias) if isinstance(own.get(alias), Mapping) else {}
         scope = {**(theirs or {}), **({"global": own["global"]} if "global" in own else {})}
         yield from _look(below, scope, f"{at}{alias}/", found, unseen)
+
+
+def _dependencies(meta: Object) -> list[Object]:
+    return [d for d in meta.get("dependencies") or () if isinstance(d, Mapping)]
 
 
 def _switched_off(dependency: Object, own: Object) -> str | None:

@@ -101,9 +101,10 @@ def _joined(value: Mapping[Any, Any], name: str, version: str, registry: str) ->
         return name
     own = registry or _first(value, *_REGISTRY)
     whole = f"{own.rstrip('/')}/{name}" if own else name
-    if ":" not in name.rpartition("/")[2] and (tag := _first(value, *_TAG) or version):
-        whole += f":{tag}"
     digest = _first(value, *_DIGEST) if value.get("useDigest", True) else ""
+    tag = _first(value, *_TAG) or ("" if digest else version)
+    if tag and ":" not in name.rpartition("/")[2]:
+        whole += f":{tag}"
     if _HEX.fullmatch(digest):
         digest = f"sha256:{digest}"
     return f"{whole}@{digest}" if digest else whole

@@ -1,0 +1,281 @@
+"""Every way to spell an image, charts opened without rendering, the whole tree, and the boot-strap loop."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.adapters.oci import What
+from workers.needs import Need, NotAChart, boot, listing, needs_of, needs_of_chart, read_tree, unpacked
+from workers.needs import charts as charts_
+from workers.needs.spellings import lines, spelled
+from workers.sovereign import DEFAULT_BOOT, Boot, Gitea, Harbor, Login, Sovereign
+
+LOGIN = Login(username="admin", password_file=Path("password"))
+SOVEREIGN = Sovereign(
+    fqdn="sovereign.test",
+    gitea=Gitea(url="http://gitea", login=LOGIN),
+    harbor=Harbor(url="http://harbor", host="harbor.sovereign.test", login=LOGIN),
+)
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ({"image": "ghcr.io/a/b:1"}, "ghcr.io/a/b:1"),
+        ({"image": f"ghcr.io/a/b:1@{DIGEST}"}, f"ghcr.io/a/b:1@{DIGEST}"),
+        ({"image": "nats:2.10"}, "nats:2.10"),
+        ({"image": {"registry": "mirror.gcr.io", "repository": "a/b", "tag": "0.5"}}, "mirror.gcr.io/a/b:0.5"),
+        ({"image": {"repository": "a/b", "tag": "1", "digest": DIGEST}}, f"a/b:1@{DIGEST}"),
+        ({"image": {"repository": "a/b", "tag": "1", "digest": DIGEST, "useDigest": False}}, "a/b:1"),
+        ({"image": {"repository": "a/b", "sha": "a" * 64}}, f"a/b@{DIGEST}"),
+        ({"image": {"repository": "a/b", "tag": 1.31}}, "a/b:1.31"),
+        ({"image": {"repository": "a/b", "tag": ""}}, "a/b:v9"),
+        ({"image": {"registry": None, "defaultRegistry": "k.io", "repository": "a/b"}}, "k.io/a/b:v9"),
+        ({"image": {"name": "a/b", "tag": "1"}}, "a/b:1"),
+        ({"core": {"repository": "goharbor/harbor-core", "tag": "v2"}}, "goharbor/harbor-core:v2"),
+        ({"imageRepository": "a/b", "imageTag": "1"}, "a/b:1"),
+        ({"image": "a/b", "tag": "1"}, "a/b:1"),
+        ({"hub": "docker.io/istio", "image": "pilot", "tag": "1.2"}, "docker.io/istio/pilot:1.2"),
+        ({"imageName": "ghcr.io/cloudnative-pg/postgresql:16.4"}, "ghcr.io/cloudnative-pg/postgresql:16.4"),
+        ({"env": [{"name": "RELATED_IMAGE_X", "value": "quay.io/a/b:1"}]}, "quay.io/a/b:1"),
+        ({"global": {"imageRegistry": "m.io"}, "image": {"registry": "d.io", "name": "a/b", "tag": 1}}, "m.io/a/b:1"),
+        ({"sidecars": [{"initImage": {"repository": "a/b", "tag": "1"}}]}, "a/b:1"),
+    ],
+)  # fmt: skip
+def test_an_image_is_found_however_it_is_spelled(values: Any, image: str) -> None:
+    assert list(spelled(values, "v9").images) == [image]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image": {"pullPolicy": "IfNotPresent"}, "imagePullSecrets": ["a/b:1"]},
+        {"git": {"repository": "https://github.com/a/b", "tag": "v1"}},
+        {"image": True, "backupImage": ""},
+        {"registryUrl": "ghcr.io/a/b:1"},
+        {"image": {"repository": "", "tag": "1"}},
+    ],
+)
+def test_what_only_looks_like_an_image_is_none(values: Any) -> None:
+    assert spelled(values, "v9").images == {}
+
+
+def test_what_has_no_tag_and_no_version_to_stand_for_it_is_told_and_not_guessed() -> None:
+    found = spelled({"image": {"repository": "a/b"}})
+    assert found.images == {}
+    assert found.untagged == ["image: a/b"]
+
+
+def test_aliases_that_never_end_are_given_up_and_said() -> None:
+    bomb: Any = ["x"]
+    for _ in range(40):
+        bomb = [bomb, bomb]
+    assert not spelled({"a": bomb}).whole
+    [notice] = needs_of([{"kind": "Thing", "metadata": {"name": "x"}, "spec": {"a": bomb}}], "Git").notices
+    assert "too large" in notice
+
+
+def test_lines_that_say_image_are_read_where_nothing_parses() -> None:
+    text = '  - image: "a/b:1"  # why\n  imagePullPolicy: Always\n  initImage: {{ .Values.x }}\n  image:\n'
+    assert list(lines(text)) == [(1, "a/b:1"), (3, "{{ .Values.x }}")]
+
+
+# --- charts -----------------------------------------------------------------------------------------------------
+
+
+def packed(files: dict[str, str | bytes], name: str = "bp-x") -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for path, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            entry = tarfile.TarInfo(f"{name}/{path}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return gzip.compress(raw.getvalue())
+
+
+CHART = """\
+name: bp-x
+version: 1.2.3
+appVersion: v4
+annotations: {artifacthub.io/images: "- {name: x, image: 'docker.io/noted/image:1'}"}
+dependencies:
+  - {name: redis, condition: redis.enabled}
+  - {name: extra, condition: extra.enabled}
+"""
+VALUES = """\
+image: {registry: quay.io, repository: a/main, tag: ""}
+helper: {text: docker.io/a/looked-up:1}
+redis: {enabled: true, image: {tag: "7"}}
+extra: {enabled: false}
+"""
+TEMPLATE = """\
+containers:
+  - image: ghcr.io/a/literal:1
+  - image: {{ .Values.helper.text | quote }}
+  - image: "{{ .Values.image.registry }}/a/main:{{ .Values.image.tag | default .Chart.AppVersion }}"
+  - image: {{ include "bp-x.image" . }}
+"""
+REDIS = {
+    "Chart.yaml": "name: redis\nappVersion: '6'\n",
+    "values.yaml": "image: {repository: docker.io/a/redis, tag: '6'}\n",
+}
+EXTRA = {"Chart.yaml": "name: extra\n", "values.yaml": "image: docker.io/a/extra:1\n"}
+
+
+def chart() -> bytes:
+    below = {f"charts/extra/{p}": text for p, text in EXTRA.items()}
+    files: dict[str, str | bytes] = {"Chart.yaml": CHART, "values.yaml": VALUES, "templates/a.yaml": TEMPLATE, **below}
+    return packed({**files, "charts/redis-1.0.0.tgz": packed({**REDIS}, "redis")})
+
+
+def named(values: dict[str, Any] | None = None) -> tuple[dict[str, str], tuple[str, ...]]:
+    needs = needs_of_chart(unpacked(chart()), "chart x", values or {})
+    assert all(n.optional and n.what is What.IMAGE for n in needs.found)
+    return {n.spelled: n.reason for n in needs.found}, needs.notices
+
+
+def test_a_chart_names_its_defaults_its_subcharts_and_what_its_templates_look_up() -> None:
+    found, notices = named()
+    assert found == {
+        "quay.io/a/main:v4": "chart x, default value image",
+        "docker.io/noted/image:1": "chart x, Chart.yaml",
+        "ghcr.io/a/literal:1": "chart x, templates/a.yaml:2",
+        "docker.io/a/looked-up:1": "chart x, templates/a.yaml:3",
+        "docker.io/a/redis:7": "chart x, default value redis/image",
+    }
+    assert notices == (
+        "chart x: extra: switched off by extra.enabled, not opened",
+        "chart x: 1 image lines of its templates need rendering and were not seen: templates/a.yaml:5",
+    )
+
+
+def test_what_the_release_sets_is_merged_as_helm_does() -> None:
+    found, notices = named({"image": {"tag": "own"}, "redis": {"enabled": False}, "extra": {"enabled": True}})
+    assert "quay.io/a/main:own" in found
+    assert "docker.io/a/extra:1" in found
+    assert not any("redis" in image for image in found)
+    assert notices[0] == "chart x: redis: switched off by redis.enabled, not opened"
+
+
+@pytest.mark.parametrize("archive", [b"", b"cilium", chart()[:200], gzip.compress(b"no tar")])
+def test_what_is_no_chart_is_said_to_be_none(archive: bytes) -> None:
+    with pytest.raises(NotAChart):
+        unpacked(archive)
+
+
+def test_an_archive_that_unpacks_without_end_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts_, "UNPACKED", 10_000)
+    with pytest.raises(NotAChart, match="more than 10000 bytes"):
+        unpacked(packed({"values.yaml": "a: 1\n", "templates/big.txt": b"\0" * 20_000}))
+    nested = packed({**REDIS})
+    for _ in range(5):
+        nested = packed({"Chart.yaml": "name: x\n", "charts/x-1.tgz": nested})
+    with pytest.raises(NotAChart, match="too large to look into"):
+        unpacked(nested)
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------
+
+WORKLOAD = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: x, namespace: n}
+spec: {template: {spec: {containers: [{image: "${REGISTRY:=ghcr.io}/a/applied:1"}]}}}
+"""
+
+
+KUSTOMIZE = "images: [{name: a/b, newName: ghcr.io/a/moved, newTag: '2'}]\n"
+DATABASE = "kind: Cluster\nmetadata: {name: pg}\nspec: {imageName: ghcr.io/a/pg:16}\n"
+
+
+def test_the_whole_tree_is_read_and_other_clusters_are_not(tmp_path: Path) -> None:
+    files = {
+        "clusters/_template/bootstrap-kit/01.yaml": WORKLOAD,
+        "clusters/_template/bootstrap-kit/kustomization.yaml": KUSTOMIZE,
+        "clusters/_template/infrastructure/db.yaml": DATABASE,
+        "clusters/_template/infrastructure/bad.yaml": "a: {{ no yaml\n",
+        "clusters/other/bootstrap-kit/01.yaml": WORKLOAD.replace("applied", "foreign"),
+        "platform/p/chart/Chart.yaml": "name: p\nappVersion: v1\n",
+        "platform/p/chart/values.yaml": "image: {registry: mirror.gcr.io, repository: aquasec/p, tag: ''}\n",
+        "platform/p/chart/templates/d.yaml": "image: {{ .Values.none }}\nimage: docker.io/a/template:1\n",
+        "products/deploy.yaml": WORKLOAD.replace("applied", "lying-about"),
+        ".github/workflows/ci.yaml": "jobs: {a: {container: {image: 'node:20'}}}\n",
+        "docker-compose.yaml": "services: {db: {image: 'postgres:16'}}\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    read = read_tree(tmp_path, "clusters/_template/bootstrap-kit", {})
+    assert {n.spelled: n.optional for n in read.found} == {
+        "ghcr.io/a/applied:1": False,
+        "ghcr.io/a/moved:2": False,
+        "ghcr.io/a/pg:16": False,
+        "ghcr.io/a/lying-about:1": True,
+        "mirror.gcr.io/aquasec/p:v1": True,
+        "docker.io/a/template:1": True,
+    }
+    reasons = {n.spelled: n.reason for n in read.found}
+    assert reasons["mirror.gcr.io/aquasec/p:v1"] == "Git: chart platform/p/chart, default value image"
+    assert any("bad.yaml: not read" in notice for notice in read.notices)
+    assert any("platform/p/chart" in notice and "not seen" in notice for notice in read.notices)
+
+
+def test_k3ss_volume_helper_is_found_in_its_config_map() -> None:
+    data = {"helperPod.yaml": 'spec:\n  containers:\n  - image: "rancher/mirrored-library-busybox:1.36.1"\n'}
+    config = {"kind": "ConfigMap", "metadata": {"name": "local-path-config"}, "data": data}
+    assert [n.spelled for n in needs_of([config], "live").found] == ["rancher/mirrored-library-busybox:1.36.1"]
+
+
+# --- the list ---------------------------------------------------------------------------------------------------
+
+
+def test_what_one_needs_is_needed_though_others_only_name_it() -> None:
+    guess, sure = (Need(What.IMAGE, "nats:2", str(optional), optional=optional) for optional in (True, False))
+    assert [item.optional for item in listing(SOVEREIGN, [guess])[0]] == [True]
+    assert [item.optional for item in listing(SOVEREIGN, [guess, sure])[0]] == [False]
+
+
+def test_what_nobody_needs_is_left_out_by_a_pattern_aloud() -> None:
+    sovereign = SOVEREIGN.model_copy(update={"not_needed": ("cgr.dev/*",)})
+    found, notices = listing(sovereign, [Need(What.IMAGE, "cgr.dev/a/b:1", "chart x"), Need(What.IMAGE, "nats:2", "y")])
+    assert [str(item.reference) for item in found] == ["docker.io/library/nats:2"]
+    assert notices == ("chart x: cgr.dev/a/b:1 left out: not_needed names cgr.dev/*",)
+
+
+# --- the boot-strap loop ----------------------------------------------------------------------------------------
+
+SHOWN = (
+    "docker.io/goharbor/harbor-core:v2", "docker.io/gitea/gitea:1", "ghcr.io/cloudnative-pg/postgresql:16",
+    "docker.io/valkey/valkey:8", "docker.io/chrislusf/seaweedfs:3", "quay.io/cilium/operator-generic:v1",
+    "quay.io/cilium/cilium-envoy:v1", "rancher/mirrored-coredns-coredns:1", "rancher/local-path-provisioner:v0",
+    "ghcr.io/openova-io/catalyst-cutover:0.1.0",
+)  # fmt: skip
+
+
+def test_every_part_of_the_loop_has_its_reason_and_pause_is_there_though_no_pod_shows_it() -> None:
+    needs = boot(SOVEREIGN, [Need(What.IMAGE, image, "live") for image in SHOWN], [])
+    assert {n.spelled for n in needs.found} == {*SHOWN, "docker.io/rancher/mirrored-pause:3.6"}
+    assert {n.reason.removeprefix("boot-strap: ").partition(";")[0] for n in needs.found} == {
+        b.part for b in DEFAULT_BOOT
+    }
+    assert needs.notices == ()
+
+
+def test_what_a_node_holds_is_taken_before_the_default() -> None:
+    needs = boot(SOVEREIGN, [], ["registry.k8s.io/pause:3.10", "docker.io/library/nginx:1"])
+    assert [(n.spelled, n.optional) for n in needs.found] == [("registry.k8s.io/pause:3.10", False)]
+
+
+def test_a_part_of_which_nothing_is_known_is_told() -> None:
+    sovereign = SOVEREIGN.model_copy(update={"boot": (Boot(part="network of Pods", names=("*/cilium/*",)),)})
+    assert boot(sovereign, [], []).notices == (
+        "boot-strap: network of Pods: no such image is seen (*/cilium/*); see extra_images",
+    )
