@@ -38,8 +38,10 @@ from sandbox.description import (
     GHCR_USER,
     HARBOR_PASSWORD,
     PULL_LOGIN,
+    TICKET_KEY,
     WORKER,
     describe,
+    front_door,
     write_settings,
 )
 from sandbox.faults import FAULTS
@@ -50,6 +52,7 @@ from sandbox.kube import KubeApi
 from sandbox.kubelet import Kubelets, Supply, attach_api
 from sandbox.network import Identity, Network
 from sandbox.nodes import Node, NodeBlocks, provision
+from sandbox.oidc import OPERATOR, VIEWER, Issuer
 from sandbox.policy import Enforcer
 from sandbox.registry import Registry
 from sandbox.serving import serving
@@ -87,6 +90,7 @@ class Box:
     network: Network = field(init=False)
     sources: Sources = field(init=False)
     harbor: Harbor = field(init=False)
+    issuer: Issuer = field(init=False)
     harbor_url: str = field(init=False)
     nodes: list[Node] = field(init=False)
     blocks: NodeBlocks = field(init=False)
@@ -202,8 +206,11 @@ class Box:
         await attach_api(self.network, self.kube.port)
         self.sources = await stack.enter_async_context(serve(self.directory, self.network, self.keyring, repo, tree))
         await self._registries(stack)
+        logins = {name: self.keyring.get(f"login-{name}") for name in (OPERATOR, VIEWER)}
+        self.issuer = await stack.enter_async_context(Issuer.open(logins))
         password = self.keyring.get(HARBOR_PASSWORD)
-        self.harbor = Harbor.open(self.directory / "harbor", HARBOR_HOST, Clock(self.clock), password, self._harbor_wire)
+        place = self.directory / "harbor"
+        self.harbor = Harbor.open(place, HARBOR_HOST, Clock(self.clock), password, self._harbor_wire)
         port = await stack.enter_async_context(serving(self.harbor.app))
         await self.network.attach(HARBOR_HOST, port, local=True)
         self.harbor_url = f"http://127.0.0.1:{port}"
@@ -310,10 +317,11 @@ class Box:
         )  # fmt: skip
         workspace = self.directory / "workspace"
         workspace.mkdir(exist_ok=True)
+        door = front_door(self.issuer, self.keyring.path(TICKET_KEY))
         for name, file in {BOX: self.settings_file, **self.class_settings}.items():
             kubeconfig = self.kubeconfig if name == BOX else self._kubeconfig_of(name)
             nats = self._broker_login(name)
-            write_settings(file, sovereign, nats=nats, kubeconfig=kubeconfig, workspace=workspace)
+            write_settings(file, sovereign, nats=nats, kubeconfig=kubeconfig, workspace=workspace, api=door)
 
     async def _restage(self) -> None:
         """A failure that was staged when the box was closed is staged still."""

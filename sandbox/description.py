@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sandbox.catalogue import FQDN, GITHUB, GITOPS_UPSTREAM, HARBOR_HOST, MOTHERSHIP
 from sandbox.keyring import Keyring
 from sandbox.network import Identity
+from sandbox.oidc import AUDIENCE, CLIENT, Issuer
 from sandbox.seed import PAUSE
 from workers.sovereign import (
     DEFAULT_UPSTREAMS,
@@ -32,6 +34,7 @@ GITEA_USER = "gitea_admin"
 PULL_LOGIN = "ghcr-pull"
 GITEA_TOKEN = "gitea-token"
 HARBOR_PASSWORD = "harbor-admin"
+TICKET_KEY = "ticket-key"
 
 
 def describe(
@@ -68,8 +71,21 @@ def describe(
     )
 
 
+def front_door(issuer: Issuer, ticket_key: Path) -> dict[str, Any]:
+    """Section `api` of the settings: who may ask, on whatever port is free."""
+    accounts = {"audience": "catalyst-cutover", "may_act": ["system:serviceaccount:catalyst-system:catalyst-api"]}
+    return {
+        "port": 0,
+        "identity": {"issuer": issuer.url, "audience": AUDIENCE},
+        "service_accounts": accounts,
+        "ticket_key_file": str(ticket_key),
+        "login_client": CLIENT,
+    }
+
+
 def write_settings(
-    file: Path, sovereign: Sovereign, *, nats: Mapping[str, str], kubeconfig: Path, workspace: Path
+    file: Path, sovereign: Sovereign, *, nats: Mapping[str, str], kubeconfig: Path, workspace: Path,
+    api: Mapping[str, Any] | None = None,
 ) -> None:
     """The file that `cutover --config` reads. It names secrets' files and holds none."""
     document = {
@@ -77,6 +93,7 @@ def write_settings(
         "kubernetes": {"kubeconfig": str(kubeconfig)},
         "sovereign": sovereign.model_dump(mode="json", exclude_none=True),
         "workspace": str(workspace),
+        **({"api": dict(api)} if api else {}),
     }
     part = file.with_name(f".{file.name}.part")
     part.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
