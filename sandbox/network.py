@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +47,15 @@ class Host:
     local: bool
     address: str
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address of the name: what is outside has an AAAA record too (2001:db8::/32, RFC 3849)."""
+        if self.local:
+            return (self.address,)
+        return (self.address, str(ipaddress.IPv6Address(SIX + int(ipaddress.IPv4Address(self.address)))))
 
+
+SIX = int(ipaddress.IPv6Address("2001:db8::"))
 Verdict = Callable[[Identity, str], bool]
 
 

@@ -34,6 +34,7 @@ class Policies:
     clusterwide: tuple[Object, ...] = ()
     cilium: tuple[Object, ...] = ()
     network: tuple[Object, ...] = ()
+    cluster: tuple[Object, ...] = ()
 
 
 CLUSTERWIDE = Resource(
@@ -45,6 +46,9 @@ CLUSTERWIDE = Resource(
 )
 CILIUM = Resource("cilium.io", "v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy")
 NETWORK = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+CLUSTER = Resource(
+    "policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", namespaced=False
+)
 
 
 class Enforcer:
@@ -53,7 +57,7 @@ class Enforcer:
 
     def __init__(self, api: Api, network: Network, blocks: NodeBlocks, clock: Clock) -> None:
         self._network, self._blocks, self._clock = network, blocks, clock
-        self._mirrors = {r: Mirror(api, r) for r in (CLUSTERWIDE, CILIUM, NETWORK)}
+        self._mirrors = {r: Mirror(api, r) for r in (CLUSTERWIDE, CILIUM, NETWORK, CLUSTER)}
         self.audit = False
         self.deaf = False
         """Clusterwide policies are accepted by the API and reach no datapath: the agents do not see them."""
@@ -103,6 +107,10 @@ def verdict(
         target = hosts.get(host)
         if target is None:
             return False
+        # A name with several addresses is out of reach only when all of them are.
+        return any(_one(who, replace(target, address=a)) for a in target.addresses)
+
+    def _one(who: Identity, target: Host) -> bool:
         if who.kind == "node":
             block = blocks.get(who.name)
             return block is None or not block.denies(target.address, now())
@@ -113,6 +121,8 @@ def verdict(
 
 def pod_may(policies: Policies, who: Identity, target: Host) -> bool:
     """The verdict for one with a network of its own."""
+    if (decided := _admin(policies.cluster, target)) is not None:
+        return decided
     isolated, allowed = False, False
     for spec in _cilium_specs(policies, who):
         if any(_cilium_rule(rule, target) for rule in spec.get("egressDeny") or ()):
@@ -124,6 +134,21 @@ def pod_may(policies: Policies, who: Identity, target: Host) -> bool:
         isolated = True
         allowed |= any(_network_rule(rule, target, who.namespace) for rule in spec.get("egress") or ())
     return allowed or not isolated
+
+
+def _admin(policies: Iterable[Object], target: Host) -> bool | None:
+    """What ClusterNetworkPolicy's Admin tier decides: the first rule that matches, by priority; None passes on."""
+    mine = [p["spec"] for p in policies if p["spec"].get("tier") == "Admin" and "namespaces" in p["spec"]["subject"]]
+    for spec in sorted(mine, key=lambda s: int(s["priority"])):
+        for rule in spec.get("egress") or ():
+            if any(_cluster_peer(peer, target) for peer in rule["to"]):
+                return None if rule["action"] == "Pass" else rule["action"] == "Accept"
+    return None
+
+
+def _cluster_peer(peer: Object, target: Host) -> bool:
+    """`networks` matches what is inside the cluster, too."""
+    return ("namespaces" in peer and target.local) or within(target.address, peer.get("networks") or ())
 
 
 def _cilium_specs(policies: Policies, who: Identity) -> Iterable[Object]:

@@ -17,6 +17,7 @@ from acceptance_scene import exported, in_one_task, kinds, status, typed
 from events import flow
 from events.jetstream import JetStreamLog
 from sandbox.box import Box
+from sandbox.policy import CLUSTERWIDE
 from sandbox.scenarios import SCENARIOS, played
 from schemas import events as facts
 from schemas.progress import Progress
@@ -24,7 +25,7 @@ from schemas.results import EgressProven
 from workers.adapters.cluster import Cluster
 from workers.entrypoints import wiring
 from workers.entrypoints.settings import load
-from workers.errors import Trouble
+from workers.errors import Stuck, Trouble
 from workers.inbox import Inbox
 from workers.proof import block, forced, health, means
 from workers.proof import canaries as flock
@@ -50,15 +51,15 @@ class Sovereign:
     async def report(self, progress: Progress) -> None:
         self.said.append(progress)
 
-    async def prove(self, hold: float = HOLD) -> EgressProven:
-        """Step 8 alone, as a new attempt."""
+    async def prove(self, hold: float = HOLD, **told: Any) -> EgressProven:
+        """Step 8 alone, as a new attempt. `told`: settings of the proof."""
         self.token += 1
         order = Order("run-1", step8.__name__, self.token, self.token, datetime.now(UTC), {})
         async with asyncio.timeout(110):
-            return await step8.run(order, self._held(hold), self.report)
+            return await step8.run(order, self._held(hold=hold, **told), self.report)
 
-    def _held(self, hold: float) -> World:
-        proof = self.world.sovereign.proof.model_copy(update={"hold": hold})
+    def _held(self, **told: Any) -> World:
+        proof = self.world.sovereign.proof.model_copy(update=told)
         return replace(self.world, sovereign=self.world.sovereign.model_copy(update={"proof": proof}))
 
     async def verdict(self, name: str) -> str:
@@ -141,6 +142,58 @@ async def test_each_scenario_ends_in_its_honest_verdict(sovereign: Sovereign, na
     assert await sovereign.verdict(name) == SCENARIOS[name].verdict
 
 
+async def test_the_means_is_named_with_what_it_leaves_open(sovereign: Sovereign) -> None:
+    for name, words in (("cluster-network-policy", "ClusterNetworkPolicy"), ("network-policy-alone", "NetworkPolicy")):
+        async with played(sovereign.box, SCENARIOS[name]):
+            proof = await sovereign.prove()
+        assert proof.means[0].startswith(words)
+        assert {c.reached for c in proof.during if c.host in proof.blocked_hosts} == {0}
+
+
+async def test_a_name_that_moves_is_closed_at_the_next_look(
+    sovereign: Sovereign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cilium's deny of resolved addresses, A and AAAA; between two looks a name gets other ones."""
+    box, look, moved = sovereign.box, step8.names.resolved, "203.0.113.99"
+    policies: list[Any] = []
+
+    async def rotating(world: World, nodes: Any, token: int, turn: str) -> frozenset[str]:
+        if turn == "n1":
+            old = box.network.move("quay.io", address=moved)
+            monkeypatch.setattr(flock, "sample", lambda *a, _s=flock.sample: kept(_s(*a)))
+            restore.append(old)
+        return await look(world, nodes, token, turn)
+
+    async def kept(sampling: Any) -> Sample:
+        policies.extend((await box.api.list(CLUSTERWIDE))[0])
+        return await sampling  # type: ignore[no-any-return]
+
+    restore: list[Any] = []
+    monkeypatch.setattr(step8.names, "resolved", rotating)
+    try:
+        proof = await sovereign.prove(means=("cilium-deny",))
+    finally:
+        box.network.hosts["quay.io"] = restore[0]
+    assert "resolved addresses denied" in proof.means[0]
+    assert "not covered: addresses that no upstream name resolved to" in proof.means[0]
+    closed = policies[-1]["spec"]["egressDeny"][0]["toCIDR"]
+    assert {f"{a}/{32 if '.' in a else 128}" for a in restore[0].addresses} < set(closed)
+    assert f"{moved}/32" in closed
+    assert any(":" in network for network in closed), "AAAA records too"
+    assert {c.reached for c in proof.during if c.host in proof.blocked_hosts} == {0}
+
+
+async def test_a_means_that_must_leave_an_upstream_open_is_none(sovereign: Sovereign) -> None:
+    old = sovereign.box.network.move("quay.io", address="100.64.7.7")
+    try:
+        with pytest.raises(Stuck, match=r"CannotBlock.*100\.64\.7\.7.*must stay open"):
+            await sovereign.prove(means=("cilium-deny",))
+    finally:
+        sovereign.box.network.hosts["quay.io"] = old
+    with pytest.raises(Stuck, match=r"CannotBlock.*cilium: not among proof.means"):
+        await sovereign.prove(means=("cluster-network-policy",))
+
+
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -214,6 +267,10 @@ def unwatched_policy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(block.Block, "broken", nothing)
 
 
+def others_unread(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(means.network_policy, "lets_out", lambda *_: [])
+
+
 GUARDS: list[tuple[str, list[tuple[Break, str]]]] = [
     # scenario, then the guards that are broken one after another, and the verdict that is left
     ("hidden-tether", [(lambda p: p.setattr(health, "red_pod", nothing), "")]),
@@ -232,6 +289,7 @@ GUARDS: list[tuple[str, list[tuple[Break, str]]]] = [
     ("crossplane-tether", [(undeclared, "NotGreenUnderBlock"), (unforced("packages"), "")]),
     ("chart-cache-hides-failure", [(unforced("charts"), "")]),
     ("negative-image-missing", [(lambda p: p.setattr(step8.pulls, "negative_exists", nothing_done), "")]),
+    ("network-policy-in-vain", [(others_unread, "EgressNotBlocked"), (canaries_at_home, "")]),
     ("policy-removed", [(unwatched_policy, "EgressNotBlocked"), (unchecked, "")]),
 ]  # fmt: skip
 

@@ -100,7 +100,12 @@ class Sweep:
                 self.hands[name] = await self.crew.hire(*how)
 
     async def state(self) -> State:
-        return await Journal(self.stream).refresh()
+        """The fold of the log, as soon as the broker is back."""
+        while True:
+            try:
+                return await Journal(self.stream).refresh()
+            except LogUnavailable:
+                await asyncio.sleep(0.2)
 
     async def proof(self) -> StepState:
         """Step 8 as the journal has it."""

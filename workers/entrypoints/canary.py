@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,28 @@ async def _try(target: str, timeout: float, connect: Mapping[str, str]) -> Findi
     return Finding(host=host, reached=bool(answer), detail=answer or "closed without an answer")
 
 
+NAMES = TypeAdapter(dict[str, tuple[str, ...]])
+
+
+async def addresses(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Name -> every address that it has here and now, A and AAAA; none for one that does not resolve."""
+    return dict(zip(names, await asyncio.gather(*map(_addresses, names)), strict=True))
+
+
+async def _addresses(name: str) -> tuple[str, ...]:
+    host = name.partition(":")[0]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return ()
+    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def names_document(found: Mapping[str, Sequence[str]]) -> str:
+    """The one line of JSON that a look at names leaves behind."""
+    return NAMES.dump_json({name: tuple(each) for name, each in found.items()}).decode()
+
+
 async def _resolved(name: str) -> str:
     """The first address of a name, as every program here would be told it."""
     found = await asyncio.get_running_loop().getaddrinfo(name, None)
@@ -96,11 +119,15 @@ def document(findings: Sequence[Finding]) -> str:
 
 @click.command("canary")
 @click.option("--target", "targets", multiple=True, required=True, help="Base URL to try; give it again.")
+@click.option("--names", is_flag=True, help="Say what each target's name resolves to, and try none.")
 @click.option("--timeout", type=float, default=3.0, show_default=True, help="Seconds for each target.")
 @click.option("--out", type=click.Path(path_type=Path), default=TERMINATION_LOG, show_default=True)
-def command(targets: tuple[str, ...], timeout: float, out: Path) -> None:
+def command(targets: tuple[str, ...], names: bool, timeout: float, out: Path) -> None:
     """Say which targets answer from here. Ends with 0 whatever it finds: the finding is the result."""
-    said = document(asyncio.run(look(targets, timeout, {})))
+    if names:
+        said = names_document(asyncio.run(addresses([urlsplit(t).netloc for t in targets])))
+    else:
+        said = document(asyncio.run(look(targets, timeout, {})))
     click.echo(said)
     if out.parent.is_dir():
         out.write_text(said, encoding="utf-8")

@@ -6,6 +6,7 @@ what a later attempt has put up.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from workers.entrypoints.node_agent import BLOCK_KEY
 from workers.errors import Stuck, Wait
 from workers.proof import means
 from workers.proof.means import cilium
-from workers.proof.means.terms import EXPIRES, LABEL, WORLD, Terms
+from workers.proof.means.terms import EXPIRES, LABEL, WORLD, Terms, present
 from workers.proof.pods import TOKEN
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ class Placement:
         return cls(sovereign.nodes.namespace, sovereign.nodes.plan_config_map)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One object of the block as we left it."""
+
+    generation: int | None
+    spec: Object
+
+
 class Block:
     """One attempt's block. `prepare`, `apply`, `renew` while it is needed, and `lift` on every path."""
 
@@ -68,12 +77,30 @@ class Block:
         self._proof, self._place = world.sovereign.proof, Placement.of(world.sovereign)
         self._open: tuple[str, ...] = ()
         self._means: means.PodMeans | None = None
-        self._stands: dict[tuple[str, str], int] = {}
+        self._stands: dict[tuple[str, str], _Part] = {}
+        self._addresses: frozenset[str] = frozenset()
+        self._turn = asyncio.Lock()
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What closes the way out, for the evidence."""
-        return (self.pods.words, NODE_MEANS)
+        """What closes the way out, and what that leaves open, for the evidence."""
+        means_ = self.pods
+        count = f" ({len(self._addresses)} of them)" if means_.by_address else ""
+        but = f"; not covered: {means_.uncovered}" if means_.uncovered else ""
+        return (f"{means_.words}{count}{but}", NODE_MEANS)
+
+    @property
+    def by_address(self) -> bool:
+        """True when it must `learn` what the upstream names resolve to, before and during the hold."""
+        return self.pods.by_address
+
+    async def learn(self, addresses: Iterable[str]) -> None:
+        """Close these as well, at once when the block stands. None is ever opened again before the end."""
+        new = self._addresses | frozenset(addresses)
+        if new != self._addresses:
+            self._addresses = new
+            if self._stands:
+                await self.renew()
 
     @property
     def pods(self) -> means.PodMeans:
@@ -85,7 +112,7 @@ class Block:
     async def prepare(self) -> None:
         """Find the means. Raises Stuck when there is none to block Pods or nodes here."""
         cluster, place = self._world.cluster, self._place
-        self._means = await means.choose(cluster, self._proof.allow_cidrs)
+        self._means = await means.choose(cluster, self._proof.allow_cidrs, self._proof.means)
         if await cluster.get(CONFIG_MAP, place.config_map, place.namespace) is None:
             message = f"ConfigMap {place.namespace}/{place.config_map} is missing; run registry-pivot first"
             raise Stuck("CannotBlock", message)
@@ -102,33 +129,48 @@ class Block:
 
         Nor may a worker that slept through its lease bring a block back that others have lifted.
         """
-        until = datetime.now(UTC) + timedelta(seconds=self._proof.lease)
-        manager = self._world.sovereign.field_manager
-        terms = Terms(self._proof.policy, self._proof.allow_cidrs, until, self._token, manager)
-        for obj in await self.pods.objects(self._world.cluster, terms):
-            if key_of(obj) not in self._stands:
-                made = await self._world.cluster.apply(self.pods.kind, obj)
-                self._stands[key_of(obj)] = made["metadata"].get("generation", 0)
-                continue
-            namespace, name = key_of(obj)
-            body: Object = {"metadata": {"annotations": terms.annotations()}}
-            try:
-                await self._world.cluster.patch(self.pods.kind, name, namespace or None, body)
-            except Wait as error:
-                if error.reason == "ObjectAbsent":
-                    raise lost(f"somebody removed {self.pods.kind.kind} {name}") from error
-                raise
-        order = NodeBlock(deny=WORLD, allow=self._open, expires_at=until, token=self._token)
-        await _order_nodes(self._world.cluster, self._place, order)
+        async with self._turn:
+            until = datetime.now(UTC) + timedelta(seconds=self._proof.lease)
+            manager = self._world.sovereign.field_manager
+            addresses = tuple(sorted(self._addresses))
+            terms = Terms(self._proof.policy, self._proof.allow_cidrs, until, self._token, manager, addresses)
+            for obj in await self.pods.objects(self._world.cluster, terms):
+                await self._stand(obj, terms)
+            order = NodeBlock(deny=WORLD, allow=self._open, expires_at=until, token=self._token)
+            await _order_nodes(self._world.cluster, self._place, order)
+
+    async def _stand(self, obj: Object, terms: Terms) -> None:
+        """One object, put up when it never stood; else its end moved, and its spec when that has changed."""
+        key, kind, cluster = key_of(obj), self.pods.kind, self._world.cluster
+        part = self._stands.get(key)
+        if part is None:
+            made = await cluster.apply(kind, obj)
+            self._stands[key] = _Part(made["metadata"].get("generation", 0), obj["spec"])
+            return
+        body: Object = {"metadata": {"annotations": terms.annotations()}}
+        if obj["spec"] != part.spec:
+            # Between our write and its answer the watch may show our own change: any generation is ours until then.
+            self._stands[key] = _Part(None, obj["spec"])
+            body["spec"] = obj["spec"]
+        namespace, name = key
+        try:
+            made = await cluster.patch(kind, name, namespace or None, body)
+        except Wait as error:
+            if error.reason == "ObjectAbsent":
+                raise lost(f"somebody removed {kind.kind} {name}") from error
+            raise
+        if "spec" in body:
+            self._stands[key] = _Part(made["metadata"].get("generation", 0), obj["spec"])
 
     def broken(self, seen: Iterable[Object]) -> str | None:
         """What of the block was removed or changed by somebody; `seen`: what stands now."""
         there = {key_of(o): o for o in seen if "deletionTimestamp" not in o["metadata"]}
-        for key, generation in self._stands.items():
+        for key, part in self._stands.items():
             obj = there.get(key)
             if obj is None:
                 return f"somebody removed {self.pods.kind.kind} {'/'.join(filter(None, key))}"
-            if obj["metadata"].get("generation", 0) != generation:
+            # A lower one is our own from before: the watch is a moment behind.
+            if part.generation is not None and obj["metadata"].get("generation", 0) > part.generation:
                 return f"somebody changed {self.pods.kind.kind} {'/'.join(filter(None, key))}"
         return None
 
@@ -185,8 +227,7 @@ async def standing(cluster: Cluster, place: Placement) -> Standing:
     """What stands, by its label: the name may have been configured differently when it was put up."""
     found: list[tuple[Kind, Object]] = []
     for kind in means.KINDS:
-        if await cluster.served(kind):
-            found += [(kind, obj) for obj in await cluster.list(kind, labels=f"{LABEL}=true")]
+        found += [(kind, obj) for obj in await present(cluster, kind, f"{LABEL}=true")]
     plan = await cluster.get(CONFIG_MAP, place.config_map, place.namespace)
     return Standing(tuple(found), str(((plan or {}).get("data") or {}).get(BLOCK_KEY, "")))
 

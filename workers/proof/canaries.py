@@ -15,7 +15,7 @@ from workers.adapters.cluster_kinds import NETWORK_POLICY, Kind, Object, namespa
 from workers.entrypoints.canary import FINDINGS
 from workers.errors import Wait
 from workers.proof import pods
-from workers.proof.means.terms import LABEL
+from workers.proof.means.terms import LABEL, present
 from workers.sovereign import Sovereign
 from workers.world import World
 
@@ -120,9 +120,9 @@ async def walled(cluster: Cluster) -> tuple[str, ...]:
     """Namespaces in which somebody else's policy speaks: there a Pod may be let out though ours is not."""
     found: set[str] = set()
     for kind in (NETWORK_POLICY, CILIUM_NETWORK_POLICY):
-        if await cluster.served(kind):
-            others = [p for p in await cluster.list(kind) if (p["metadata"].get("labels") or {}).get(LABEL) != "true"]
-            found |= {namespace_of(p) for p in others}
+        for policy in await present(cluster, kind):
+            if (policy["metadata"].get("labels") or {}).get(LABEL) != "true":
+                found.add(namespace_of(policy))
     return tuple(sorted(found))
 
 

@@ -22,7 +22,7 @@ from schemas.progress import Progress
 from schemas.results import Canary, EgressProven
 from workers.adapters.cluster_kinds import Seen
 from workers.errors import Stuck, Trouble, Wait
-from workers.proof import canaries, declared, forced, lifter, pods, pulls
+from workers.proof import canaries, declared, forced, lifter, names, pods, pulls
 from workers.proof.block import Block, Placement, lift, lost, standing
 from workers.proof.canaries import Sample, words
 from workers.proof.health import FluxWatch
@@ -91,6 +91,8 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
     block = Block(world, order.token)
     await block.prepare()
     before = await _before(order, world, report, nodes)
+    if block.by_address:
+        await block.learn(await names.resolved(world, nodes, order.token, "names"))
     async with lifter.beside(world, order.token, seconds=measure.most):
         blocked_at = datetime.now(UTC)
         try:
@@ -173,7 +175,7 @@ async def _held(
         watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
         await watch.look()
         work = asyncio.ensure_future(_force(order, world, nodes, holding, blocked_at))
-        sampling = _sampling(order, world, nodes, holding, measure.sample)
+        sampling = _sampling(order, world, nodes, block, holding, measure.sample)
         async with _beside(watch.run(), _policy_stands(world, block, holding), sampling, _future(work)):
             await _count(holding, watch, measure, work, report)
         # The last word is a look taken after the whole hold.
@@ -240,12 +242,16 @@ def check_bite(found: Sample) -> None:
         raise Stuck("BlockCutsTooMuch", message)
 
 
-async def _sampling(order: Order, world: World, nodes: Sequence[str], holding: Holding, pause: float) -> None:
+async def _sampling(
+    order: Order, world: World, nodes: Sequence[str], block: Block, holding: Holding, pause: float
+) -> None:
     """Canaries over and over. One that gets out ends the proof; one that is not heard is a gap."""
     while True:
         await asyncio.sleep(pause)
         holding.turns += 1
         try:
+            if block.by_address:
+                await block.learn(await names.resolved(world, nodes, order.token, f"n{holding.turns}"))
             found = await canaries.sample(world, nodes, order.token, f"s{holding.turns}")
         except Wait as error:
             holding.blind = str(error)

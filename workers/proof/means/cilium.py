@@ -1,10 +1,22 @@
-"""Cilium, clusterwide: default deny with an allow list, and the world denied outright."""
+"""Cilium, clusterwide: the world denied beside an allow list; or, weaker, resolved addresses denied alone."""
 
 from __future__ import annotations
 
+import ipaddress
+
 from workers.adapters.cluster import Cluster
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, Object
+from workers.adapters.cluster_kinds import (
+    CILIUM_CLUSTERWIDE_POLICY,
+    CONFIG_MAP,
+    CUSTOM_RESOURCE_DEFINITION,
+    Object,
+)
+from workers.adapters.firewall import within
+from workers.errors import Stuck
 from workers.proof.means.terms import WORLD, Terms, outside
+
+CILIUM_VERSIONS = frozenset(CILIUM_CLUSTERWIDE_POLICY.versions)
+SWITCH = "enable-cilium-clusterwide-network-policy"
 
 
 def policy(terms: Terms) -> Object:
@@ -34,15 +46,83 @@ class Cilium:
     """CiliumClusterwideNetworkPolicy."""
 
     kind = CILIUM_CLUSTERWIDE_POLICY
+    name = "cilium"
     words = "CiliumClusterwideNetworkPolicy: default deny, world denied"
+    uncovered = ""
+    by_address = False
 
     async def why_not(self, cluster: Cluster, allow: tuple[str, ...]) -> str | None:
-        """Only where its definition is missing."""
-        return None if await cluster.served(self.kind) else "not served"
+        """Only where its definition is missing, or the agent is told to ignore it."""
+        if not await cluster.served(self.kind):
+            return "not served"
+        return await ignored(cluster)
 
     async def objects(self, cluster: Cluster, terms: Terms) -> list[Object]:
         """One for the whole cluster."""
         return [policy(terms)]
 
 
+def denial(terms: Terms) -> Object:
+    """The resolved addresses denied, and nothing else touched: `enableDefaultDeny` must be known to the API.
+
+    A deny without it isolates every Pod, DNS and API server included (cilium#14992). Addresses are few, names many:
+    a name that moves is closed at the next look, and canaries tell when that was too late.
+    """
+    closed = sorted({str(ipaddress.ip_network(a)) for a in terms.addresses})
+    return {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumClusterwideNetworkPolicy",
+        "metadata": terms.metadata(),
+        "spec": {
+            "description": "Sovereignty proof: no Pod reaches these addresses. Safe to delete at any time.",
+            "endpointSelector": {},
+            "enableDefaultDeny": {"egress": False, "ingress": False},
+            "egressDeny": [{"toCIDR": closed}],
+        },
+    }
+
+
+class CiliumDeny:
+    """CiliumClusterwideNetworkPolicy that denies what the upstream names resolve to; all else stays as it was."""
+
+    kind = CILIUM_CLUSTERWIDE_POLICY
+    name = "cilium-deny"
+    words = "CiliumClusterwideNetworkPolicy: resolved addresses denied"
+    uncovered = "addresses that no upstream name resolved to, on any node, at the latest look"
+    by_address = True
+
+    async def why_not(self, cluster: Cluster, allow: tuple[str, ...]) -> str | None:
+        """Where the field is not in the definition's schema it would be pruned silently, and everything cut."""
+        if not await cluster.served(self.kind):
+            return "not served"
+        if why := await ignored(cluster):
+            return why
+        name = f"{self.kind.plural}.{self.kind.group}"
+        definition = await cluster.get(CUSTOM_RESOURCE_DEFINITION, name)
+        return None if definition and knows_default_deny(definition) else "no enableDefaultDeny in its schema"
+
+    async def objects(self, cluster: Cluster, terms: Terms) -> list[Object]:
+        """One for the whole cluster. Raises Stuck when a name leads to what stays open."""
+        if reopened := [a for a in terms.addresses if within(a, terms.stays)]:
+            message = f"upstream names resolve to {', '.join(sorted(reopened)[:5])}, which must stay open"
+            raise Stuck("CannotBlock", message)
+        return [denial(terms)]
+
+
+async def ignored(cluster: Cluster) -> str | None:
+    """Whether the agents are told to leave clusterwide policies alone (cilium-config; absent means they do not)."""
+    data = ((await cluster.get(CONFIG_MAP, "cilium-config", "kube-system")) or {}).get("data") or {}
+    if str(data.get(SWITCH, "true")).lower() == "false":
+        return f"cilium-config says {SWITCH}: false"
+    return None
+
+
+def knows_default_deny(definition: Object) -> bool:
+    """True when every served version's schema has `spec.enableDefaultDeny` (Cilium 1.16)."""
+    served = [v for v in definition["spec"]["versions"] if v.get("served") and v["name"] in CILIUM_VERSIONS]
+    specs = [((v.get("schema") or {}).get("openAPIV3Schema") or {}).get("properties", {}).get("spec") for v in served]
+    return bool(specs) and all("enableDefaultDeny" in ((s or {}).get("properties") or {}) for s in specs)
+
+
 MEANS = Cilium()
+DENY = CiliumDeny()

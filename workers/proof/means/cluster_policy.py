@@ -47,7 +47,10 @@ class ClusterPolicy:
     """ClusterNetworkPolicy, where its definition is installed."""
 
     kind = CLUSTER_NETWORK_POLICY
+    name = "cluster-network-policy"
     words = "ClusterNetworkPolicy: Admin tier, world denied"
+    uncovered = ""
+    by_address = False
 
     async def why_not(self, cluster: Cluster, allow: tuple[str, ...]) -> str | None:
         """Whether the network plugin enforces it only the canaries can tell."""

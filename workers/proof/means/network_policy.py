@@ -49,6 +49,9 @@ class NetworkPolicies:
     """NetworkPolicy in every namespace."""
 
     kind = NETWORK_POLICY
+    name = "network-policy"
+    uncovered = "Pods of a namespace made during the hold, until the next renewal"
+    by_address = False
     words = "NetworkPolicy in every namespace: nothing but the cluster and private networks allowed"
 
     async def why_not(self, cluster: Cluster, allow: tuple[str, ...]) -> str | None:

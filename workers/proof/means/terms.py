@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_kinds import Kind, Object
 from workers.adapters.firewall import PRIVATE
+from workers.errors import Wait
 from workers.proof.pods import TOKEN
 
 EXPIRES = "cutover.catalyst/expires-at"
@@ -27,6 +28,8 @@ class Terms:
     expires_at: datetime
     token: int
     manager: str
+    addresses: tuple[str, ...] = ()
+    """What the upstream names resolve to, for a means that closes addresses."""
 
     @property
     def stays(self) -> tuple[str, ...]:
@@ -47,8 +50,14 @@ class PodMeans(Protocol):
     """One way to close the Pods' way out."""
 
     kind: Kind
+    name: str
+    """As settings spell it (`proof.means`)."""
     words: str
     """For the evidence."""
+    uncovered: str
+    """What it leaves open, said in the evidence; beside Pods on the host's network, which are the nodes' matter."""
+    by_address: bool
+    """It closes what the upstream names resolve to, so these must be looked up again and again."""
 
     async def why_not(self, cluster: Cluster, allow: tuple[str, ...]) -> str | None:
         """Why it would not hold here; None when it would. What cannot be read raises."""
@@ -57,6 +66,18 @@ class PodMeans(Protocol):
     async def objects(self, cluster: Cluster, terms: Terms) -> list[Object]:
         """What must stand in the API for the block to stand."""
         ...
+
+
+async def present(cluster: Cluster, kind: Kind, labels: str | None = None) -> list[Object]:
+    """Every object of a kind that may not be served, or not any more: then there is none."""
+    if not await cluster.served(kind):
+        return []
+    try:
+        return await cluster.list(kind, labels=labels)
+    except Wait as error:
+        if error.reason == "KindVanished" and not await cluster.served(kind):
+            return []
+        raise
 
 
 def outside(world: str, stays: Iterable[str]) -> Object:
