@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox import upstream
+from sandbox import charts, upstream
+from sandbox.catalogue import Chart
 from sandbox.harbor import Harbor
+from sandbox.images import Publisher
 from sandbox.registry import Fault, Wrong
 from schemas.progress import Progress
 from schemas.results import Prewarmed, ProjectsReady
@@ -275,6 +277,20 @@ async def test_a_harbor_that_redirects_readers_is_seen_before_anything_is_moved(
         await stage.projects()
 
 
+async def test_a_token_realm_that_only_pods_resolve_is_seen_before_anything_is_moved(stage: Stage) -> None:
+    stage.site.harbor._core.realm_host = "harbor-core.harbor.svc.cluster.local"
+    with pytest.raises(
+        Stuck, match=r"TokenRealm.*harbor-core\.harbor\.svc.*externalURL to http://harbor\.sovereign\.test"
+    ):
+        await stage.projects()
+
+
+async def test_a_token_service_that_does_not_answer_is_waited_for(stage: Stage) -> None:
+    stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/service/token", status=502, times=None))
+    with pytest.raises(Wait, match=r"DestinationNotReady.*token service answers with 502"):
+        await stage.projects()
+
+
 def as_proxy(stage: Stage, host: str) -> None:
     stage.sovereign = stage.site.sovereign(lambda u: u.model_copy(update={"mode": Mode.PROXY}) if u.host == host else u)
 
@@ -289,6 +305,42 @@ async def test_a_proxy_project_loses_its_retention_and_its_hazards_are_said(stag
     assert "retention_id" not in project["metadata"]
     assert any("deletes its copy" in p.message for p in stage.progress)
     assert (await stage.projects()).changes == 0
+
+
+async def test_a_retention_that_stays_though_it_was_deleted_is_no_success(stage: Stage) -> None:
+    as_proxy(stage, "ghcr.io")
+    stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/retentions/", methods=("DELETE",), status=404, times=None))
+    with pytest.raises(Wait, match=r"RetentionRemains: proxy-ghcr: retention \d+ is still there"):
+        await stage.projects()
+
+
+async def test_a_hosted_project_where_a_proxy_shall_be_is_an_error(stage: Stage) -> None:
+    await stage.projects()
+    as_proxy(stage, "quay.io")
+    with pytest.raises(
+        Stuck, match=r"WrongProject.*proxy-quay: it is hosted; wanted is proxy-quay: a proxy of quay\.io"
+    ):
+        await stage.projects()
+
+
+async def test_a_registry_of_our_name_that_leads_elsewhere_is_an_error_that_names_both(stage: Stage) -> None:
+    as_proxy(stage, "quay.io")
+    async with stage.api() as api:
+        body = {"name": "proxy-quay-upstream", "url": "https://ghcr.io", "type": "docker-registry"}
+        await api.post("/registries", json=body)
+    with pytest.raises(Stuck, match=r"WrongRegistry.*https://ghcr\.io, wanted is docker-registry https://quay\.io"):
+        await stage.projects()
+
+
+async def test_a_proxy_of_another_registry_than_ours_is_an_error_that_names_both(stage: Stage) -> None:
+    as_proxy(stage, "quay.io")
+    async with stage.api() as api:
+        made = await api.post("/registries", json={"name": "x", "url": "https://ghcr.io", "type": "docker-registry"})
+        number = int(made.headers["location"].rpartition("/")[2])
+        body = {"project_name": "proxy-quay", "registry_id": number, "metadata": {"public": "true"}}
+        await api.post("/projects", json=body)
+    with pytest.raises(Stuck, match=rf"WrongProject.*it is a proxy of registry {number}, not \d+"):
+        await stage.projects()
 
 
 async def test_a_proxy_of_an_upstream_that_does_not_answer_is_an_error(stage: Stage) -> None:
@@ -405,6 +457,102 @@ async def test_an_unmapped_host_is_named_with_its_reference_before_anything_move
     assert stage.site.harbor.store.repositories() == ["openova-io/cutover-readers"], "step 2's own probe"
 
 
+# charts that are opened
+
+PODINFO = "ghcr.io/stefanprodan/podinfo:6.7.1"
+
+
+def open_chart(stage: Stage, **values: Any) -> None:
+    """bp-cilium is a real chart upstream, with these values."""
+    chart = Chart("bp-cilium", "1.1.1", "kube-system", values)
+    store = stage.site.upstream["ghcr.io"].store
+    Publisher(store, "openova-io/bp-cilium").chart("bp-cilium", "1.1.1", charts.archive(chart, {}))
+
+
+async def test_a_chart_is_opened_once_and_what_it_names_is_copied_with_the_chart_as_reason(stage: Stage) -> None:
+    open_chart(stage, image={"registry": "ghcr.io", "repository": "stefanprodan/podinfo", "tag": "6.7.1"})
+    upstream.seed(stage.site.upstream, [], [PODINFO], [])
+    await stage.projects()
+    result = await stage.prewarm()
+    assert result.reasons[PODINFO] == ("chart ghcr.io/openova-io/bp-cilium:1.1.1, default value image",)
+    assert stage.site.harbor.store.exists("proxy-ghcr/stefanprodan/podinfo")
+    seen = [s for s in stage.site.upstream["ghcr.io"].faults.seen if s.status == 200]
+    blobs = [s.path for s in seen if "bp-cilium/blobs" in s.path]
+    assert len(blobs) == len(set(blobs)) == 2, "config and chart, each once"
+    assert any("bp-gitea:1.1.2: not opened, its images are not seen" in n for n in result.notices)
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.STATUS, status=503, times=None))
+    again = await stage.prewarm()
+    assert (again.changes, again.references) == (0, result.references)
+
+
+async def test_what_only_a_chart_names_and_nobody_has_is_told_and_no_error(stage: Stage) -> None:
+    open_chart(stage, image="ghcr.io/gone/for-good:1")
+    await stage.projects()
+    result = await stage.prewarm()
+    assert "ghcr.io/gone/for-good:1" not in result.references
+    [notice] = [n for n in result.notices if "for-good" in n]
+    assert "chart ghcr.io/openova-io/bp-cilium:1.1.1" in notice
+    assert "nobody is known to use it" in notice
+    stage.cluster.objects.append(pod("user", "ghcr.io/gone/for-good:1"))
+    with pytest.raises(Stuck, match=r"ReferenceNotFound.*for-good"):
+        await stage.prewarm()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, Stuck), (403, Stuck), (429, Wait), (500, Wait)])
+async def test_what_only_a_chart_names_is_never_taken_for_absent_when_it_is_refused(
+    stage: Stage, status: int, kind: type[Exception]
+) -> None:
+    open_chart(stage, image=PODINFO)
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.STATUS, path="/podinfo/", status=status, times=None))
+    await stage.projects()
+    with pytest.raises(kind, match="podinfo"):
+        await stage.prewarm()
+
+
+async def test_a_host_without_a_project_that_a_chart_names_is_an_error_that_names_the_chart(stage: Stage) -> None:
+    open_chart(stage, image="cgr.dev/chainguard/kubectl:latest-dev")
+    await stage.projects()
+    with pytest.raises(
+        Stuck, match=r"UnmappedHost.*cgr\.dev/chainguard/kubectl:latest-dev \(chart ghcr\.io/.*bp-cilium"
+    ):
+        await stage.prewarm()
+    stage.sovereign = stage.sovereign.model_copy(update={"not_needed": ("cgr.dev/*",)})
+    assert any("not_needed" in n for n in (await stage.prewarm()).notices)
+
+
+async def test_a_project_that_only_a_chart_names_is_made(stage: Stage) -> None:
+    image = "harbor.openova.io/proxy-other/a/b:1"
+    open_chart(stage, image=image)
+    upstream.seed(stage.site.upstream, [], [image], [])
+    await stage.projects()
+    assert image in (await stage.prewarm()).references
+    async with stage.api() as api:
+        project = (await api.get("/projects/proxy-other")).json()
+    assert (project["metadata"]["public"], project.get("registry_id")) == ("true", None)
+
+
+async def test_charts_that_cannot_be_had_now_hold_up_nothing_else_and_are_waited_for(stage: Stage) -> None:
+    await stage.projects()
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.STATUS, path="/bp-cilium/blobs", status=503, times=None))
+    with pytest.raises(Wait, match=r"UpstreamUnavailable.*bp-cilium"):
+        await stage.prewarm()
+    assert stage.site.harbor.store.exists("proxy-docker/library/nats")
+
+
+async def test_the_boot_strap_loop_is_named_and_what_is_not_seen_of_it_is_told(stage: Stage) -> None:
+    stage.cluster.objects.append(pod("harbor", "docker.io/goharbor/harbor-core:v2.14.3"))
+    upstream.seed(stage.site.upstream, [], ["docker.io/goharbor/harbor-core:v2.14.3"], [])
+    await stage.projects()
+    result = await stage.prewarm()
+    assert result.reasons["docker.io/goharbor/harbor-core:v2.14.3"][-1] == "boot-strap: Harbor serves its own images"
+    assert "boot-strap" in result.reasons[PAUSE][0]
+    assert "boot-strap: the cutover itself" in result.reasons[OURS]
+    assert any("boot-strap: cluster DNS: no such image is seen" in n for n in result.notices)
+
+
 async def test_a_reference_that_cannot_be_read_is_left_out_aloud(stage: Stage) -> None:
     stage.cluster.objects.append(pod("templated", "ghcr.io/x/y:${TAG}"))
     await stage.projects()
@@ -511,6 +659,9 @@ async def test_seven_days_later_a_proxy_has_forgotten_and_the_audit_says_what_an
     assert found[local].owner == "live: Provider p"
     assert "retention policy" in found["proxy-xpkg"].field
     assert stage.site.harbor.store.tags("proxy-xpkg/crossplane-contrib/provider-hcloud") == {}
+    # Asking again mends it: the retention goes, and what was forgotten is pulled through once more.
+    await stage.projects()
+    assert await audited(stage, await _prewarmed(stage)) == []
 
 
 async def test_seven_days_later_hosted_projects_hold_everything(stage: Stage) -> None:
