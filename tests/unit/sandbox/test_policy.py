@@ -85,12 +85,35 @@ def test_ports_are_part_of_a_rule() -> None:
 def test_no_policy_reaches_a_node_only_its_own_firewall_does() -> None:
     hosts = {h.name: h for h in (UPSTREAM, API)}
     node, other = Identity("node", "n1"), Identity("node", "n2")
-    block = NodeBlock(deny=("0.0.0.0/0",), expires_at=NOW + timedelta(seconds=30))
+    block = NodeBlock(deny=("0.0.0.0/0", "::/0"), expires_at=NOW + timedelta(seconds=30))
     judge = verdict(clusterwide(egress=[{}]), {"n1": block}, hosts, lambda: NOW)
     assert not judge(node, "ghcr.io")
     assert judge(node, API.name)
     assert judge(other, "ghcr.io")
     assert not judge(POD, "ghcr.io")
+
+
+def test_a_name_is_out_of_reach_only_when_both_its_families_are() -> None:
+    hosts = {UPSTREAM.name: UPSTREAM}
+    four = NodeBlock(deny=("0.0.0.0/0",), expires_at=NOW + timedelta(seconds=30))
+    assert verdict(Policies(), {"n1": four}, hosts, lambda: NOW)(Identity("node", "n1"), "ghcr.io")
+
+
+def test_the_admin_tier_decides_by_its_first_rule_before_any_other_policy() -> None:
+    def tier(*rules: tuple[str, dict[str, Any]], priority: int = 0) -> dict[str, Any]:
+        egress = [{"action": action, "to": [to]} for action, to in rules]
+        return {"spec": {"tier": "Admin", "priority": priority, "subject": {"namespaces": {}}, "egress": egress}}
+
+    everything = {"networks": ["0.0.0.0/0", "::/0"]}
+    inside_first = tier(("Accept", {"namespaces": {}}), ("Deny", everything))
+    assert pod_may(Policies(cluster=(inside_first,)), POD, GITEA)
+    assert not pod_may(Policies(cluster=(inside_first,)), POD, UPSTREAM)
+    assert not pod_may(Policies(cluster=(tier(("Deny", everything)),)), POD, GITEA), "networks match inside, too"
+    allowed = clusterwide(egress=[{"toEntities": ["all"]}])
+    denied = Policies(clusterwide=allowed.clusterwide, cluster=(inside_first,))
+    assert not pod_may(denied, POD, UPSTREAM)
+    passed = tier(("Pass", everything), priority=-1)
+    assert pod_may(Policies(clusterwide=allowed.clusterwide, cluster=(passed,)), POD, UPSTREAM)
 
 
 def test_a_node_block_lifts_itself_when_its_time_is_over() -> None:
