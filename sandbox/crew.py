@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 
+STARTUP = 60.0  # seconds until the API has an address
 PATIENCE = 10.0  # seconds between asking to stop and making
 
 
@@ -86,6 +87,32 @@ class Crew:
             except TimeoutError:
                 member.kill()
                 await member.wait()
+
+
+@asynccontextmanager
+async def front_door(settings: Path, directory: Path) -> AsyncIterator[str]:
+    """`cutover serve` as a process of its own; its URL. Raises Lost when it does not come up."""
+    log = directory / "api.log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOVER_")}
+    with log.open("ab") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "workers.entrypoints.cli", "--config", str(settings), "serve",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=out, env=environment,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None, start_new_session=True,
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        url = b""
+        with anyio.move_on_after(STARTUP):
+            url = await process.stdout.readline()
+        if not url:
+            raise Lost(f"the API did not come up; see {log}")
+        yield url.decode().strip()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        with anyio.CancelScope(shield=True):
+            await process.wait()
 
 
 def _end_with_parent() -> None:

@@ -146,7 +146,7 @@ class Issuer:
             return web.json_response(
                 {"access_token": self.token(self.session), "expires_in": LIFE, "token_type": "Bearer"}
             )
-        name, password = str(form.get("username", "")), str(form.get("password", ""))
+        name, password = str(form.get("username", "")), str(form.get("password", "")).strip()
         if form.get("grant_type") != "password" or not password or self.passwords.get(name) != password:
             return web.json_response(
                 {"error": "invalid_grant", "error_description": "Invalid user credentials"}, status=401

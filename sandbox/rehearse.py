@@ -26,7 +26,8 @@ from events.jetstream import JetStreamLog
 from events.log import Entry
 from events.subjects import JOURNAL
 from sandbox.box import Box
-from sandbox.crew import Crew, Lost
+from sandbox.crew import Crew, Lost, front_door
+from sandbox.oidc import OPERATOR
 from sandbox.scenarios import SCENARIOS, Scenario, near_its_step
 from sandbox.settling import Unsettled
 from schemas.events import Audited, Requested
@@ -232,6 +233,25 @@ async def _by_hand(settings: Settings, stream: JetStreamLog, crew: Crew, plan: P
     """Show whatever runs are asked for from outside, until a signal ends it. Raises Lost when the workers die."""
     _say(console, f"export NATS_URL={settings.nats.url}")
     _say(console, "Waiting for catalyst.cutover.requested; the Sovereign stays up until Ctrl-C.")
+    async with front_door(plan.directory / "settings.yaml", plan.directory) as url:
+        _tell_door(settings, plan.directory, url, console)
+        return await _attend(stream, crew, plan, console)
+    raise AssertionError("unreachable")
+
+
+def _tell_door(settings: Settings, directory: Path, url: str, console: Console) -> None:
+    """Where the console is, and how an operator gets a token for the command line."""
+    identity = settings.api.identity
+    assert identity is not None
+    secret = directory / "secrets" / f"login-{OPERATOR}"
+    _say(console, f"Console: {url}/   (user {OPERATOR}, password in {secret})")
+    _say(console, f"curl -s {identity.issuer}/protocol/openid-connect/token -d grant_type=password \\")
+    _say(console, f"  -d username={OPERATOR} --data-urlencode password@{secret} | jq -r .access_token >token")
+    _say(console, f"cutover request --api {url} --token-file token --watch")
+
+
+async def _attend(stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
+    """Show every run until a signal comes. Raises Lost when the workers die."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with _attended(crew), anyio.create_task_group() as tasks:
 

@@ -15,7 +15,7 @@ from events.export import Finding, Rewritten
 from events.fold import State
 from events.picture import picture
 from schemas import events as facts
-from workers.entrypoints import asking, cli_watching, printing
+from workers.entrypoints import asking, cli_remote, cli_watching, printing
 from workers.entrypoints.asking import Answer, Comparison
 from workers.entrypoints.cli_common import (
     Broken,
@@ -25,6 +25,7 @@ from workers.entrypoints.cli_common import (
     run,
     settings_of,
 )
+from workers.entrypoints.cli_remote import Remote, api_options, remote_of
 from workers.entrypoints.settings import Settings
 
 _WAIT = 10.0  # seconds for an answer to a request
@@ -37,9 +38,19 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--watch", "watching", is_flag=True, help="Follow the run to its end; exit 1 when it fails.")
 @click.option("--wait", type=float, default=_WAIT, show_default=True, help="Seconds to wait for the answer; 0: none.")
 @output_option
+@api_options
 @config_option
 @click.pass_context
-def request(ctx: click.Context, operator: str, reason: str | None, watching: bool, wait: float, output: str) -> None:
+def request(
+    ctx: click.Context,
+    operator: str,
+    reason: str | None,
+    watching: bool,
+    wait: float,
+    output: str,
+    api: str | None,
+    token_file: Path | None,
+) -> None:
     """Ask for a cutover: publish catalyst.cutover.requested.
 
     One run at a time: while one is active, the request is refused (exit 1) and says which. Asking again after a
@@ -51,11 +62,20 @@ def request(ctx: click.Context, operator: str, reason: str | None, watching: boo
       nats pub catalyst.cutover.requested '{"specversion":"1.0","id":"1","source":"me",
         "type":"io.openova.catalyst.cutover.requested.v1","data":{}}'
     """
-    settings = settings_of(ctx)
-    answer = run(_tell(settings, facts.Requested(operator=operator, reason=reason), wait))
+    whence = remote_of(api, token_file) or settings_of(ctx)
+    if isinstance(whence, Remote):
+        _only_the_token_says_who(ctx)
+        answer = run(whence.tell("/start", {"reason": reason, "again": True}))
+    else:
+        answer = run(_tell(whence, facts.Requested(operator=operator, reason=reason), wait))
     _report(answer, output, "accepted as run {run}", "is `cutover work` running?")
     if watching:
-        cli_watching.watch_run(settings, from_start=True, once=True, plain=False)
+        cli_watching.watch_run(whence, from_start=True, once=True, plain=False)
+
+
+def _only_the_token_says_who(ctx: click.Context) -> None:
+    if ctx.get_parameter_source("operator") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("with --api the token says who asks; leave --operator out")
 
 
 @click.command(short_help="Stop the active run at the next safe point.")
@@ -64,15 +84,29 @@ def request(ctx: click.Context, operator: str, reason: str | None, watching: boo
 @click.option("--reason", help="Why, for the record.")
 @click.option("--wait", type=float, default=_WAIT, show_default=True, help="Seconds to wait for the answer; 0: none.")
 @output_option
+@api_options
 @config_option
 @click.pass_context
-def cancel(ctx: click.Context, run_id: str | None, operator: str, reason: str | None, wait: float, output: str) -> None:
+def cancel(
+    ctx: click.Context,
+    run_id: str | None,
+    operator: str,
+    reason: str | None,
+    wait: float,
+    output: str,
+    api: str | None,
+    token_file: Path | None,
+) -> None:
     """Stop the active run at the next safe point: publish catalyst.cutover.cancel.
 
     Nothing is rolled back: what was pivoted stays pivoted and works, and a new request goes on from there.
     """
-    settings = settings_of(ctx)
-    answer = run(_tell(settings, facts.CancelRequested(run=run_id, operator=operator, reason=reason), wait))
+    whence = remote_of(api, token_file) or settings_of(ctx)
+    if isinstance(whence, Remote):
+        _only_the_token_says_who(ctx)
+        answer = run(whence.tell("/cancel", {"run": run_id, "reason": reason}))
+    else:
+        answer = run(_tell(whence, facts.CancelRequested(run=run_id, operator=operator, reason=reason), wait))
     _report(answer, output, "run {run} is cancelled", "is `cutover work` running?")
 
 
@@ -98,9 +132,10 @@ def _report(answer: Answer, output: str, done: str, unanswered: str) -> None:
 @click.command(short_help="Show where the cutover stands.")
 @click.option("--check", is_flag=True, help="Exit 1 unless the cutover is complete and was no rehearsal.")
 @output_option
+@api_options
 @config_option
 @click.pass_context
-def status(ctx: click.Context, check: bool, output: str) -> None:
+def status(ctx: click.Context, check: bool, output: str, api: str | None, token_file: Path | None) -> None:
     """Show where the cutover stands, computed from the log.
 
     JSON has the same keys as the ConfigMap self-sovereign-cutover-status.
@@ -111,7 +146,8 @@ def status(ctx: click.Context, check: bool, output: str) -> None:
       cutover status --output json | jq -r .cutoverComplete
       until cutover status --check; do sleep 30; done
     """
-    state = run(_state(settings_of(ctx)))
+    remote = remote_of(api, token_file)
+    state = run(cli_remote.folded(remote) if remote else _state(settings_of(ctx)))
     if output == "json":
         click.echo(json.dumps(picture(state), indent=2, sort_keys=True))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from workers.audit import report
 from workers.audit.finding import Audit, Finding, Severity
 from workers.audit.survey import audit as survey
 from workers.entrypoints.cli_common import Unreachable, config_option, output_option, run, settings_of
+from workers.entrypoints.cli_remote import Remote, api_options, remote_of
 from workers.entrypoints.settings import Settings
 from workers.node_log import NodeLog
 
@@ -23,9 +25,10 @@ _COLOUR = {Severity.TETHER: "red", Severity.EXTERNAL: "yellow", Severity.UNREADA
 @click.command("audit", short_help="List what still ties this Sovereign.")
 @click.option("--report", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a Markdown report too.")
 @output_option
+@api_options
 @config_option
 @click.pass_context
-def command(ctx: click.Context, file: Path | None, output: str) -> None:
+def command(ctx: click.Context, file: Path | None, output: str, api: str | None, token_file: Path | None) -> None:
     """List every string that still ties this Sovereign to the mothership, or to anybody else outside.
 
     Reads Flux sources, Crossplane packages, workloads, pull secrets and what each node acknowledged; changes nothing.
@@ -38,10 +41,10 @@ def command(ctx: click.Context, file: Path | None, output: str) -> None:
       cutover audit --output json | jq '.tethers'
       cutover audit --report tethers.md
     """
-    settings = settings_of(ctx)
-    found = run(taken(settings))
+    whence = remote_of(api, token_file) or settings_of(ctx)
+    name, found = run(_asked(whence) if isinstance(whence, Remote) else _taken(whence))
     if file:
-        file.write_text(report.markdown(found, settings.sovereign.fqdn), encoding="utf-8")
+        file.write_text(report.markdown(found, name), encoding="utf-8")
     if output == "json":
         click.echo(json.dumps(report.document(found), indent=2))
     else:
@@ -52,6 +55,16 @@ def command(ctx: click.Context, file: Path | None, output: str) -> None:
         raise click.exceptions.Exit(Unreachable.exit_code)
     if not found.clean:
         raise click.exceptions.Exit(1)
+
+
+async def _asked(remote: Remote) -> tuple[str, Audit]:
+    document = json.loads(await remote.ask("GET", "/audit"))
+    findings = tuple(Finding.model_validate(each) for each in document["findings"])
+    return document["sovereign"], Audit(datetime.fromisoformat(document["at"]), findings)
+
+
+async def _taken(settings: Settings) -> tuple[str, Audit]:
+    return settings.sovereign.fqdn, await taken(settings)
 
 
 async def taken(settings: Settings) -> Audit:

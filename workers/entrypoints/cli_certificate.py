@@ -15,6 +15,7 @@ from events.export import Rewritten
 from events.log import Entry
 from workers.entrypoints import asking
 from workers.entrypoints.cli_common import Broken, Failed, Misused, config_option, run, settings_of
+from workers.entrypoints.cli_remote import Remote, api_options, remote_of
 from workers.entrypoints.settings import Settings
 
 
@@ -22,9 +23,17 @@ from workers.entrypoints.settings import Settings
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Into this file, instead of the output.")
 @click.option("--log", "log_file", type=click.Path(dir_okay=False, path_type=Path), help="Export the same log beside.")
 @click.option("--key-out", type=click.Path(dir_okay=False, path_type=Path), help="The public key, for those who check.")
+@api_options
 @config_option
 @click.pass_context
-def command(ctx: click.Context, out: Path | None, log_file: Path | None, key_out: Path | None) -> None:
+def command(
+    ctx: click.Context,
+    out: Path | None,
+    log_file: Path | None,
+    key_out: Path | None,
+    api: str | None,
+    token_file: Path | None,
+) -> None:
     """Sign what the log proves: an in-toto Statement in a DSSE envelope, over every message so far.
 
     It says what was blocked, how and how long, what was forced and seen, and what still leads outside. The key is
@@ -35,7 +44,10 @@ def command(ctx: click.Context, out: Path | None, log_file: Path | None, key_out
       cutover certificate --out certificate.json --log log.jsonl --key-out certificate.pub
       cutover verify --certificate certificate.json --log log.jsonl --key certificate.pub
     """
-    signed, entries, key = run(_issue(settings_of(ctx)))
+    remote = remote_of(api, token_file)
+    if remote and log_file:
+        raise click.UsageError("the API gives no export of the log: leave --log out, or ask NATS")
+    signed, entries, key = run(_asked(remote) if remote else _issue(settings_of(ctx)))
     if log_file:
         log_file.write_bytes(exported(entries))
     if key_out:
@@ -45,6 +57,15 @@ def command(ctx: click.Context, out: Path | None, log_file: Path | None, key_out
         click.echo(f"{out}: {summary(certificates.opened(signed))}")
     else:
         click.echo(signed.decode(), nl=False)
+
+
+async def _asked(remote: Remote) -> tuple[bytes, list[Entry], Verifier]:
+    signed = await remote.ask("GET", "/certificate")
+    try:
+        predicate = certificates.opened(signed)["predicate"]
+    except Forged as error:
+        raise Broken(f"the API's answer: {error}") from None
+    return signed, [], Verifier.from_pem(predicate["signer"]["publicKey"].encode())
 
 
 async def _issue(settings: Settings) -> tuple[bytes, list[Entry], Verifier]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from events.flow import BY_SLUG
 from workers.entrypoints.cli_common import config_option, output_option, run, settings_of
+from workers.entrypoints.cli_remote import Remote, api_options, remote_of
 from workers.entrypoints.settings import Settings
 from workers.node_log import NodeLog
-from workers.plan import Preview, preview
+from workers.plan import Planned, Preview, preview
 
 
 @click.command("plan", short_help="Show what a cutover would change.")
 @click.option("--diff/--no-diff", default=True, show_default=True, help="Show each change's lines.")
 @output_option
+@api_options
 @config_option
 @click.pass_context
-def command(ctx: click.Context, diff: bool, output: str) -> None:
+def command(ctx: click.Context, diff: bool, output: str, api: str | None, token_file: Path | None) -> None:
     """Show what each step would change, object by object, and change nothing.
 
     Asks the cluster, Gitea, Harbor and upstream Git as they are now. What would stop a step is told as trouble, and
@@ -32,7 +35,8 @@ def command(ctx: click.Context, diff: bool, output: str) -> None:
       cutover plan --no-diff
       cutover plan --output json | jq '.[] | {step, changes: (.changes | length), trouble}'
     """
-    found = run(_preview(settings_of(ctx)))
+    remote = remote_of(api, token_file)
+    found = run(_asked(remote) if remote else _preview(settings_of(ctx)))
     if output == "json":
         click.echo(json.dumps([asdict(step) for step in found], indent=2))
     else:
@@ -40,6 +44,17 @@ def command(ctx: click.Context, diff: bool, output: str) -> None:
             click.echo(_styled(line))
     if any(step.trouble for step in found):
         raise click.exceptions.Exit(1)
+
+
+async def _asked(remote: Remote) -> list[Preview]:
+    document = json.loads(await remote.ask("GET", "/plan"))
+    return [
+        Preview(
+            step["step"], [Planned(change["what"], tuple(change["diff"])) for change in step["changes"]],
+            step["notes"], step["trouble"],
+        )
+        for step in document
+    ]  # fmt: skip
 
 
 async def _preview(settings: Settings) -> list[Preview]:

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from events import export, flow
 from events.types import KINDS
-from workers.entrypoints import asking, printing, watching
+from workers.entrypoints import asking, cli_remote, printing, watching
 from workers.entrypoints.cli_common import Failed, config_option, output_option, run, settings_of
+from workers.entrypoints.cli_remote import Remote, api_options, remote_of
 from workers.entrypoints.settings import Settings
 
 
@@ -24,9 +25,12 @@ from workers.entrypoints.settings import Settings
 )
 @click.option("--forever", is_flag=True, help="Stay when the run ends, for the next one.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table; always so when the output is no terminal.")
+@api_options
 @config_option
 @click.pass_context
-def watch(ctx: click.Context, from_start: bool, forever: bool, plain: bool) -> None:
+def watch(
+    ctx: click.Context, from_start: bool, forever: bool, plain: bool, api: str | None, token_file: Path | None
+) -> None:
     """Follow the cutover live: eight steps, percent, bytes, the hold's countdown, errors.
 
     Follows the active run, or waits for the next one, and ends with it: exit 0 when it completed, 1 when it failed
@@ -36,14 +40,19 @@ def watch(ctx: click.Context, from_start: bool, forever: bool, plain: bool) -> N
     Examples
       cutover watch
       cutover watch --from-start --plain | tee cutover.txt
+      cutover watch --api https://console.sovereign.example --token-file token
     """
-    watch_run(settings_of(ctx), from_start=from_start, once=not forever, plain=plain)
+    whence = remote_of(api, token_file) or settings_of(ctx)
+    watch_run(whence, from_start=from_start, once=not forever, plain=plain)
 
 
-def watch_run(settings: Settings, *, from_start: bool, once: bool, plain: bool) -> None:
+def watch_run(whence: Settings | Remote, *, from_start: bool, once: bool, plain: bool) -> None:
     """Watch to the end. Ends with 1 when the run did not succeed."""
     console = Console(highlight=False)
-    state = run(watching.watch(settings.nats, console, from_start=from_start, once=once, plain=plain))
+    if isinstance(whence, Remote):
+        state = run(cli_remote.watch(whence, console, from_start=from_start, once=once, plain=plain))
+    else:
+        state = run(watching.watch(whence.nats, console, from_start=from_start, once=once, plain=plain))
     console.print(printing.verdict(state), soft_wrap=True, markup=False)
     if state.run is None or state.run.phase != "succeeded":
         raise click.exceptions.Exit(Failed.exit_code)

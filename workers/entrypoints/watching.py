@@ -20,6 +20,18 @@ from schemas.progress import Progress
 from workers.entrypoints import printing
 
 
+class Followed(Protocol):
+    """A journal to read along with."""
+
+    async def last(self) -> Entry | None:
+        """Its newest entry. Raises LogUnavailable."""
+        ...
+
+    def follow(self, seq: int) -> AsyncIterator[Entry]:
+        """Entries above `seq`, then live, without end."""
+        ...
+
+
 class View(Protocol):
     """Where progress is shown."""
 
@@ -87,7 +99,7 @@ async def shown(console: Console, *, from_start: bool = False, plain: bool = Fal
 
 
 async def follow(
-    stream: JetStreamLog, view: View, *, from_start: bool, once: bool = True, since: int | None = None
+    stream: Followed, view: View, *, from_start: bool, once: bool = True, since: int | None = None
 ) -> State:
     """Show the journal until the run ends; without end unless `once`.
 
@@ -108,7 +120,7 @@ def _over(state: State) -> bool:
     return state.run is not None and state.run.closed
 
 
-async def _head(stream: JetStreamLog) -> int:
+async def _head(stream: Followed) -> int:
     """The newest journal sequence; asked until the broker answers."""
     while True:
         try:

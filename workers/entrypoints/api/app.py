@@ -277,8 +277,11 @@ def _events(app: FastAPI, front: Front, door: Door, readers: Readers) -> None:
         last: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=2**63 - 1)] = None,
         since: Annotated[int | None, Query(alias="lastEventId", ge=0, le=2**63 - 1)] = None,
         word: Annotated[str | None, Query(alias="ticket", max_length=4096)] = None,
+        go_on: Annotated[bool, Query(alias="follow")] = True,
     ) -> Response:
-        """Without a place to go on from, the newest run is replayed; 0 means the whole log."""
+        """Without a place to go on from, the newest run is replayed; 0 means the whole log.
+
+        With `follow=false` the stream ends with what there is."""
         caller = await (door.doorman.bearer_of(word) if word is not None else door.reader(request))
         front.snapshot()  # 503 until the log has been read
         after = last if last is not None else since
@@ -289,7 +292,7 @@ def _events(app: FastAPI, front: Front, door: Door, readers: Readers) -> None:
             log.warning("too many readers: %d in all, refused %s", readers.count, caller.authid)
             raise Problem(429, "too-many-readers", "too many streams of events are open", {"Retry-After": "10"})
         rest = None if caller.until is None else max(0.0, caller.until - time.time())
-        return EventStream(front.feed, front.stream, readers, caller.authid, after, until=rest)
+        return EventStream(front.feed, front.stream, readers, caller.authid, after, until=rest, once=not go_on)
 
 
 class Ticket(BaseModel):

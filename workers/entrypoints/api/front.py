@@ -180,7 +180,7 @@ class Front:
                 wiring.cluster(settings) as cluster,
                 wiring.world(settings, cluster, NodeLog(settings.nats)) as world,
             ):
-                return report.document(await survey(world))
+                return {"sovereign": settings.sovereign.fqdn, **report.document(await survey(world))}
 
         return {"plan": plan, "audit": audit}
 

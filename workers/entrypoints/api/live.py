@@ -62,12 +62,12 @@ class EventStream(Response):
 
     def __init__(
         self, feed: Feed, stream: JetStreamLog, readers: Readers, who: str, after: int,
-        *, until: float | None = None, heartbeat: float = HEARTBEAT,
+        *, until: float | None = None, once: bool = False, heartbeat: float = HEARTBEAT,
     ) -> None:  # fmt: skip
         super().__init__(None, 200, HEADERS)
         del self.headers["content-length"]
         self._feed, self._stream, self._readers, self._who = feed, stream, readers, who
-        self._after, self._heartbeat, self._until = after, heartbeat, until
+        self._after, self._heartbeat, self._until, self._once = after, heartbeat, until, once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -133,6 +133,8 @@ class EventStream(Response):
             if shown != (at, feed.live):
                 yield feed.picture()
                 shown = (at, feed.live)
+            if self._once:
+                return
             if not await feed.moved(at, self._heartbeat):
                 yield b": alive\n\n"
 
