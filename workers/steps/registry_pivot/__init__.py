@@ -19,6 +19,7 @@ from pathlib import Path
 from schemas.nodes import Mirror, NodePlan
 from schemas.progress import Progress
 from schemas.results import NodesPivoted
+from workers.adapters.cluster_kinds import NODE, name_of
 from workers.adapters.containerd import plan_digest
 from workers.errors import Stuck
 from workers.proof import pods, pulls
@@ -55,18 +56,21 @@ def authority(sovereign: Sovereign) -> str | None:
 async def run(order: Order, world: World, report: Report) -> NodesPivoted:
     """Publish the plan node by node, hear every node, prove both pulls on each, mend pull secrets."""
     sovereign, cluster = world.sovereign, world.cluster
-    nodes = await pods.node_names(cluster)
+    listed = await cluster.list(NODE)
+    nodes = tuple(sorted(map(name_of, listed)))
     if not nodes:
         raise Stuck("NoNodes", "the API lists no Node; nothing can be pivoted or proven")
     wanted = plan(sovereign, authority(sovereign))
     digest = plan_digest(wanted)
+    await logins.look(world, wanted)
     await pods.ensure_namespace(cluster, sovereign.nodes.namespace)
     await pods.sweep(cluster, sovereign.nodes.namespace, order.token)
-    before = holding(nodes, await world.nodes.latest(), digest)
+    before = holding(nodes, waves.current(listed, await world.nodes.latest()), digest)
     written, nodes = await waves.pivot(order, world, wanted, report)
     await report(Progress(message=f"proving pulls on {len(nodes)} nodes", percent=60))
     proof = await pulls.prove(world, nodes, order.token, "pivot")
-    late = laggards(await pods.node_names(cluster), await world.nodes.latest(), digest)
+    listed = await cluster.list(NODE)
+    late = laggards([*map(name_of, listed)], waves.current(listed, await world.nodes.latest()), digest)
     if late:
         raise Stuck("NodesChanged", "; ".join(f"{n}: {why}" for n, why in late.items()))
     mended = await logins.mend(world, wanted, report)

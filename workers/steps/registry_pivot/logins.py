@@ -96,24 +96,28 @@ def mends(
 
 async def mend(world: World, plan: NodePlan, report: Report) -> tuple[str, ...]:
     """No Pod's login is refused any more; what was changed, in words. Raises Wait when somebody puts one back."""
-    todo = await _look(world, plan)
+    todo = await look(world, plan, report)
     for each in todo:
         meta = each.secret["metadata"]
         await report(Progress(message=f"pull secret {each} gets local Harbor's login", percent=95))
         body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {DOCKER_CONFIG: each.data}}
         await world.cluster.patch(SECRET, meta["name"], meta["namespace"], body)
-    if todo and (left := await _look(world, plan)):
+    if todo and (left := await look(world, plan)):
         who = ", ".join(map(str, left[:5]))
         raise Wait("PullSecretRestored", f"{who}: entries came back after they were replaced; find who renders them")
     return tuple(map(str, todo))
 
 
-async def _look(world: World, plan: NodePlan) -> list[Mend]:
+async def look(world: World, plan: NodePlan, report: Report | None = None) -> list[Mend]:
+    """What has to be mended. Raises Stuck when it cannot be known, or not be done: before any node is touched."""
     cluster = world.cluster
     users = [obj for kind in (*WORKLOADS, SERVICE_ACCOUNT) for obj in await cluster.list(kind)]
     used = set(named(users))
     sources = [obj for kind in SOURCES if await cluster.served(kind) for obj in await cluster.list(kind)]
-    used -= fetched_with(sources)
+    if (shared := used & fetched_with(sources)) and report is not None:
+        words = ", ".join(sorted("/".join(ref) for ref in shared))
+        await report(Progress(message=f"pull secrets {words} stay until step 6: Flux still fetches upstream with them"))
+    used -= shared
     if not used:
         return []
     known = credentials.places(world.sovereign)

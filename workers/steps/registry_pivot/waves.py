@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -19,6 +20,8 @@ from workers.errors import Stuck
 from workers.proof import pods, pulls
 from workers.world import Order, Report, World
 
+SKEW = timedelta(seconds=60)
+"""Between a node's clock and the API server's."""
 LOOK = 5.0  # seconds between two progress lines while nodes are silent
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 
@@ -43,6 +46,12 @@ def _why(report: NodeReport | None) -> str:
     if report.result == "failed":
         return f"failed: {report.message}"
     return f"still holds {report.digest[:19]}"
+
+
+def current(nodes: Iterable[Object], reports: Mapping[str, NodeReport]) -> dict[str, NodeReport]:
+    """Reports of the machines that are there: one from before its Node was made is of another under that name."""
+    born = {name_of(n): datetime.fromisoformat(n["metadata"]["creationTimestamp"]) for n in nodes}
+    return {n: r for n, r in reports.items() if n not in born or r.at >= born[n] - SKEW}
 
 
 def remarks(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> list[str]:
@@ -146,7 +155,7 @@ async def _answered(world: World, turn: Turn, report: Report) -> tuple[str, ...]
     while True:
         listed = await world.cluster.list(NODE)
         nodes = tuple(sorted(map(name_of, listed)))
-        reports = await world.nodes.latest()
+        reports = current(listed, await world.nodes.latest())
         asked = [n for n in nodes if turn.everyone or n in turn.nodes]
         late = laggards(asked, reports, turn.digest)
         done = len(holding(nodes, reports, turn.digest))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from schemas.nodes import NodeReport
+from schemas.nodes import NodeReport, Turn
 from workers.adapters.containerd import plan_digest
 from workers.errors import Stuck, Wait
 from workers.proof import pods, pulls
 from workers.proof.pulls import Outcome, outcome
 from workers.sovereign import Gitea, Harbor, Login, Sovereign, Upstream
 from workers.steps import registry_pivot
+from workers.steps.registry_pivot import logins, waves
 
 LOGIN = Login(username="robot", password_file=Path("/nowhere"))
 SOVEREIGN = Sovereign(
@@ -63,6 +66,79 @@ def test_a_node_counts_only_when_it_says_that_it_holds_this_very_plan() -> None:
     assert late.keys() == {"old", "broken", "silent"}
     assert "disk full" in late["broken"]
     assert "never reported" in late["silent"]
+
+
+def test_an_answer_from_before_the_node_was_made_is_another_machines() -> None:
+    def node(name: str, made: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "creationTimestamp": made}}
+
+    reports = {"kept": reported("kept", "d"), "new": reported("new", "d")}
+    nodes = [node("kept", "2025-06-01T00:00:00Z"), node("new", "2026-01-01T00:02:00Z")]
+    assert waves.current(nodes, reports).keys() == {"kept"}
+
+
+def test_a_healthy_worker_goes_first_unless_one_is_named() -> None:
+    def node(name: str, *, ready: bool = True, control: bool = False, cordoned: bool = False) -> dict[str, Any]:
+        labels = {waves.CONTROL_PLANE: "true"} if control else {}
+        condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
+        spec = {"unschedulable": True} if cordoned else {}
+        return {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": {"conditions": [condition]}}
+
+    nodes = [node("a", control=True), node("b", ready=False), node("c", cordoned=True), node("d")]
+    assert waves.canary(nodes, None) == "d"
+    assert waves.canary(nodes[:3], None) == "c"
+    assert waves.canary(nodes[:2], None) == "a"
+    assert waves.canary(nodes, "b") == "b"
+    with pytest.raises(Stuck, match=r"NoCanary.*nodes\.canary is x"):
+        waves.canary(nodes, "x")
+
+
+def test_a_turn_only_grows_and_the_last_is_for_nodes_that_are_yet_to_come() -> None:
+    turn = Turn(digest="d", nodes=("n0",))
+    nodes = [f"n{i}" for i in range(6)]
+    sizes = []
+    while not turn.everyone:
+        before, turn = turn, waves.next_turn(turn, nodes, 2)
+        assert turn.everyone or set(before.nodes) < set(turn.nodes)
+        sizes.append(len(turn.nodes))
+    assert sizes == [3, 5, 0]
+    assert turn.admits("of-tomorrow", "d")
+    assert not turn.admits("of-tomorrow", "another plan")
+
+
+def pull_secret(name: str, **auths: Any) -> dict[str, Any]:
+    data = base64.b64encode(json.dumps({"auths": auths, "credHelpers": {}}).encode()).decode()
+    return {"metadata": {"name": name, "namespace": "ns"}, "data": {".dockerconfigjson": data}}
+
+
+def test_only_entries_that_the_mirror_would_refuse_are_replaced_in_secrets_that_pods_use() -> None:
+    local, vendor = {"username": "robot", "password": "r"}, {"username": "bot", "password": "v"}
+    theirs = {"username": "acme", "password": "a"}
+    entries = {"ghcr.io": vendor, "https://index.docker.io/v1/": vendor, "registry.acme.test": theirs}
+    used = pull_secret("used", **entries)
+    unused, right = pull_secret("unused", **entries), pull_secret("right", **{"ghcr.io": local})
+    keys, hosts = {("ns", "used"), ("ns", "right")}, {"ghcr.io", "docker.io"}
+    (mend,) = logins.mends([used, unused, right], keys, hosts, local)
+    new = json.loads(base64.b64decode(mend.data))
+    assert new["auths"] == {"ghcr.io": local, "https://index.docker.io/v1/": local, "registry.acme.test": theirs}
+    assert new["credHelpers"] == {}
+    assert str(mend) == "ns/used (docker.io, ghcr.io)"
+    unreadable = {**used, "data": {".dockerconfigjson": "!"}}
+    with pytest.raises(Stuck, match=r"PullSecretUnreadable.*ns/used"):
+        logins.mends([unreadable], keys, hosts, local)
+
+
+def test_pull_secrets_are_found_in_pods_templates_cron_jobs_and_service_accounts() -> None:
+    spec = {"imagePullSecrets": [{"name": "s"}]}
+    shapes: dict[str, dict[str, Any]] = {
+        "pod": {"spec": spec},
+        "deployment": {"spec": {"template": {"spec": spec}}},
+        "cron": {"spec": {"jobTemplate": {"spec": {"template": {"spec": spec}}}}},
+        "account": spec,
+        "none": {"spec": {}},
+    }
+    objects = [{"metadata": {"name": k, "namespace": k}, **v} for k, v in shapes.items()]
+    assert {namespace for namespace, _ in logins.named(objects)} == {"pod", "deployment", "cron", "account"}
 
 
 def test_the_digest_changes_when_one_endpoint_does() -> None:
