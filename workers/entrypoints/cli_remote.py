@@ -170,8 +170,8 @@ def api_options(function: F) -> F:
         "--api", metavar="URL", envvar="CUTOVER_API_URL", show_envvar=True, help="Ask this API, not NATS."
     )
     token = click.option(
-        "--token-file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), envvar="CUTOVER_API_TOKEN_FILE",
-        help="Access token for --api; CUTOVER_API_TOKEN holds the token itself.",
+        "--token-file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+        envvar="CUTOVER_API_TOKEN_FILE", help="Access token for --api; CUTOVER_API_TOKEN holds the token itself.",
     )  # fmt: skip
     return url(token(function))
 
