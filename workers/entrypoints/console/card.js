@@ -24,6 +24,7 @@ function tell(message) {
 
 function paint() {
   painting = 0;
+  const focused = document.activeElement;
   const s = known.status;
   paintLink(s);
   show($("card"), true);
@@ -39,6 +40,7 @@ function paint() {
   if (running(s)) leave("start");
   else leave("cancel");
   if (!armed(s)) leave("fuse");
+  if (focused !== document.body && !focused.checkVisibility()) $("title").focus();
 }
 
 // --- the frame --------------------------------------------------------------------------------------------------
@@ -68,6 +70,7 @@ function paintHero(s) {
   const now = phase(s);
   mark(document.body, "phase", now);
   text($("state"), HEADLINES[now]);
+  text($("title"), now !== "sovereign" ? "Achieve True Sovereignty" : `True Sovereignty ${s.rehearsal ? "rehearsed" : "achieved"}`);
   text($("lead"), lead(s, now));
   show($("overall"), running(s) || failed(s));
   $("overall-bar").value = s?.progressPercent ?? 0;
@@ -295,7 +298,7 @@ async function open() {
     return;
   }
   if (api.known()) enter();
-  else askWho();
+  else if (!await api.signInAgain().catch(() => false)) askWho();
 }
 
 fill($("steps"), ...painted.map((parts) => parts.row));
@@ -306,6 +309,10 @@ $("cancel").addEventListener("click", askToCancel);
 $("fuse-cancel").addEventListener("click", askToDisarm);
 $("retry").addEventListener("click", () => plainly($("retry"), async () => take(await api.call("POST", `steps/${known.status.failedStep}/retry`))));
 $("certificate").addEventListener("click", () => plainly($("certificate"), download));
+// Whoever works by keyboard is not thrown back to the top when what was focused has gone.
+$("confirm").addEventListener("close", () => setTimeout(() => {
+  if (document.activeElement === document.body || !document.activeElement.checkVisibility()) $("title").focus();
+}));
 $("log").addEventListener("toggle", paintLog);
 $("sign-in-oidc").addEventListener("click", () => plainly($("sign-in-oidc"), api.signIn));
 $("sign-in-token").addEventListener("submit", (event) => {

@@ -3,6 +3,7 @@
 const BASE = "api/v1/sovereign/cutover";
 const SLOWEST = 8000; // ms between two tries
 const LOGIN = "cutover-login"; // the one-time secrets of a login under way; never a token
+const BEFORE = "cutover-was-signed-in"; // a reload may ask the issuer again without a click
 
 export class Refused extends Error {
   constructor(status, slug, detail) {
@@ -41,6 +42,14 @@ export async function signIn() {
   })}`);
 }
 
+// After a reload: whoever was signed in is sent to the issuer once, which knows them still. True when under way.
+export async function signInAgain() {
+  if (keys.mode !== "oidc" || !sessionStorage.getItem(BEFORE)) return false;
+  sessionStorage.removeItem(BEFORE);
+  await signIn();
+  return true;
+}
+
 async function cameBack() {
   const query = new URLSearchParams(location.search);
   const begun = JSON.parse(sessionStorage.getItem(LOGIN) ?? "null");
@@ -50,6 +59,7 @@ async function cameBack() {
   if (!begun || query.get("state") !== begun.state || !query.has("code")) return;
   await tokens({ grant_type: "authorization_code", code: query.get("code"), redirect_uri: here(),
     code_verifier: begun.verifier });
+  sessionStorage.setItem(BEFORE, "1");
   await loggedIn();
 }
 
