@@ -9,16 +9,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path as File
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import Body, FastAPI, Header, Query, Request
+from fastapi import Body, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from events import flow, subjects
 from events.flow import Step
@@ -34,14 +33,15 @@ from workers.entrypoints.api.front import Front
 from workers.entrypoints.api.limits import Bounded
 from workers.entrypoints.api.live import EventStream, Readers
 from workers.entrypoints.api.metrics import TYPE, Exposition, Projection
-from workers.entrypoints.api.problems import ErrorBody, Problem, ProblemBody, documented, handle, rendered
+from workers.entrypoints.api.openapi import document
+from workers.entrypoints.api.problems import Problem, documented, handle, rendered
 from workers.entrypoints.api.who import Caller, Doorman
 from workers.entrypoints.settings import Settings
 
 log = logging.getLogger("cutover.api")
 
 BASE: Final = "/api/v1/sovereign/cutover"
-CONSOLE: Final = Path(__file__).resolve().parents[1] / "console"
+CONSOLE: Final = File(__file__).resolve().parents[1] / "console"
 KINDS: Final = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml", ".ico": "image/x-icon", ".json": "application/json", ".png": "image/png",
@@ -52,13 +52,12 @@ SAFE: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+Slug = Annotated[str, Path(json_schema_extra={"enum": list(flow.SLUGS)})]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 
-class Json(Response):
+class Json(JSONResponse):
     """Encoded by orjson."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
@@ -100,7 +99,7 @@ def application(settings: Settings, opening: Opening, tally: Tally | None = None
     _readings(app, front, door)
     _events(app, front, door, readers)
     _house(app, front, settings, exposition)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, BASE)  # type: ignore[method-assign]
     return app
 
 
@@ -183,7 +182,7 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         responses={**guarded, **documented(404)}, summary="Do one step of the newest run again",
     )  # fmt: skip
     async def retry(
-        request: Request, slug: str, body: Annotated[models.Retry | None, Body()] = None, key: Key = None
+        request: Request, slug: Slug, body: Annotated[models.Retry | None, Body()] = None, key: Key = None
     ) -> Response:
         caller = await door.operator(request)
         step = flow.BY_SLUG.get(slug)
@@ -376,19 +375,3 @@ async def _elsewhere(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     """A defect of ours; its text may hold anything, and goes to the log only."""
     return rendered(Problem(500, "internal-error", "this is a defect; the log of the API has more"), "")
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's, with our errors instead of its own."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        parts = document.setdefault("components", {}).setdefault("schemas", {})
-        for unused in ("HTTPValidationError", "ValidationError"):
-            parts.pop(unused, None)
-        for model in (ErrorBody, ProblemBody):
-            parts[model.__name__] = model.model_json_schema()
-        for path in document["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        app.openapi_schema = document
-    return app.openapi_schema

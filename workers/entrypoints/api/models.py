@@ -94,7 +94,7 @@ class LoggedIn(BaseModel):
 class Ask(BaseModel):
     """Body of an action. Who asks is in the token, not here."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: str | None = Field(default=None, max_length=1000)
     """Why, for the record."""
