@@ -5,7 +5,7 @@ import {
   HEADLINES, NOTHING, STEPS, WORDS, armed, clock, failed, hold, measures, phase, rows, running, span, spoken, told,
 } from "./fold.js";
 import * as api from "./talk.js";
-import { $, ask, count, fill, h, leave, mark, show, text, when } from "./view.js";
+import { $, ask, count, fill, h, leave, mark, person, show, text, when } from "./view.js";
 
 let known = NOTHING;
 let problem = "";
@@ -99,7 +99,7 @@ function lead(s, now) {
 
 function paintFacts(s) {
   const facts = s?.runId ? [
-    ["Asked by", s.operator], ["Began", when(s.cutoverLastAttemptStartedAt)], ["Ended", when(running(s) ? "" : s.cutoverFinishedAt)],
+    ["Asked by", person(s.operator)], ["Began", when(s.cutoverLastAttemptStartedAt)], ["Ended", when(running(s) ? "" : s.cutoverFinishedAt)],
     ["Run", s.runId], ["Evidence", s.cutoverComplete ? s.evidenceDigest : ""],
   ].filter(([, value]) => value) : [];
   show($("facts"), facts.length > 0);
@@ -113,7 +113,7 @@ function paintFacts(s) {
 
 function paintFuse(s) {
   show($("fuse"), armed(s));
-  if (armed(s)) text($("fuse-text"), `${s.raw.autoFireOperator} was the first operator to log in. Without a cancel the cutover begins ${when(s.raw.autoFireAt)}.`);
+  if (armed(s)) text($("fuse-text"), `${person(s.raw.autoFireOperator)} was the first operator to log in. Without a cancel the cutover begins ${when(s.raw.autoFireAt)}.`);
 }
 
 function paintFailure(s) {
@@ -199,7 +199,7 @@ function tick() {
   if (armed(s)) {
     const rest = (Date.parse(s.raw.autoFireAt) - api.now()) / 1000;
     text($("fuse-clock"), rest > 0 ? clock(rest) : "due");
-    if (rest <= 0) text($("fuse-text"), `The grace period after the login of ${s.raw.autoFireOperator} is over. It begins as soon as handover is sealed.`);
+    if (rest <= 0) text($("fuse-text"), `The grace period after the login of ${person(s.raw.autoFireOperator)} is over. It begins as soon as handover is sealed.`);
   }
   rows(s).forEach((row, index) => {
     const [from, to] = [Date.parse(row.startedAt ?? ""), Date.parse(row.finishedAt ?? "")];
@@ -277,6 +277,7 @@ async function download() {
 
 function askWho(error) {
   show($("card"), false);
+  show($("link"), false);
   show($("sign-in"), true);
   show($("sign-in-oidc"), api.mode() === "oidc");
   show($("sign-in-token"), api.mode() === "token");
@@ -285,6 +286,7 @@ function askWho(error) {
 
 function enter() {
   show($("sign-in"), false);
+  show($("link"), true);
   before.forget();
   hurry = api.follow(() => known.cursor, tell, askWho);
 }

@@ -36,6 +36,9 @@ export function when(stamp, withDate = true) {
   return new Intl.DateTimeFormat(undefined, withDate ? { dateStyle: "medium", timeStyle: "medium" } : { timeStyle: "medium" }).format(at);
 }
 
+// The log keeps who it was to the last digit; a card needs the name.
+export const person = (authid) => (authid ?? "").replace(/ \([0-9a-f-]{36}\)$/, "");
+
 export const count = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 
 // One question at a time. `act` gets what the dialog may say while it works; what it throws is shown, and the dialog
