@@ -27,11 +27,11 @@ CASES: tuple[Case, ...] = tuple(
 )
 
 
-async def bench(cases: tuple[Case, ...]) -> dict[str, float]:
+async def bench(cases: tuple[Case, ...], keep: Path | None) -> dict[str, float]:
     """Case -> seconds to the lifting."""
     took: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="kills-") as directory:
-        async with sweeping(Path(directory)) as sweep:
+        async with sweeping(keep or Path(directory)) as sweep:
             for case in cases:
                 found = await sweep.all_of([case])
                 took[f"{case[0]}: {', '.join(case[1])}"] = round(found[case], 1)
@@ -46,8 +46,9 @@ async def bench(cases: tuple[Case, ...]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--keep", type=Path, help="a new directory for the box and the workers' logs")
     asked = parser.parse_args()
-    took = asyncio.run(bench(CASES))
+    took = asyncio.run(bench(CASES, asked.keep))
     longest, limit = max(took.values()), BLOCK_LEASE + 60
     if asked.json:
         print(json.dumps({"benchmark": "kills", "cases": took, "longest": longest, "limit": limit}))

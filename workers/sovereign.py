@@ -258,6 +258,9 @@ class Sovereign(Described):
     tree: str = "clusters/_template/bootstrap-kit"
     """Path in the repository whose manifests Flux applies."""
     extra_images: tuple[str, ...] = ()
+    accepted_hosts: tuple[str, ...] = ()
+    """Third parties' hosts, spelled exactly, that sources and images may name: told as notices, no tether.
+    While the proof blocks, their addresses are open only when `proof.allow_cidrs` lists them."""
     not_needed: tuple[str, ...] = ()
     """Patterns on `host/repository` or the whole reference: left out, and said, though something names them."""
     boot: tuple[Boot, ...] = DEFAULT_BOOT

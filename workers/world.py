@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workers.adapters.gitea import GiteaApi
     from workers.adapters.harbor import HarborApi
     from workers.adapters.oci import Registries
+    from workers.audit.finding import Finding
 
 Report = Callable[[Progress], Awaitable[None]]
 """Tell the log how far the step is. Cheap: the pool writes at most a few a second."""
@@ -66,6 +67,9 @@ class NothingCopied:
         return None
 
 
+Survey = Callable[["World"], Awaitable[Sequence["Finding"]]]
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """The outside systems, one adapter each, and the description they share."""
@@ -77,4 +81,6 @@ class World:
     harbor: HarborApi
     registries: Registries
     nodes: NodeReports
+    survey: Survey | None = None
+    """The audit's look at what the cluster declares now. Handed in: it knows the steps, so no step imports it."""
     copied: Copied = field(default_factory=NothingCopied)

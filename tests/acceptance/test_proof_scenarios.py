@@ -253,10 +253,7 @@ def pods_only(patch: pytest.MonkeyPatch) -> None:
 
 
 def undeclared(patch: pytest.MonkeyPatch) -> None:
-    async def none(_: Any) -> list[str]:
-        return []
-
-    patch.setattr(step8.declared, "tethers", none)
+    patch.setattr(step8.declared, "judge", nothing)
 
 
 def unforced(work: str) -> Break:

@@ -38,6 +38,7 @@ ADDRESS = {
 }
 """Where each kind of source says whence it fetches. HelmChart and Plan are k3s's, `*.cattle.io`."""
 
+THIRD = "its owner: a copy in local Harbor or Gitea, or sovereign.accepted_hosts"
 _PACKAGES = frozenset({"Provider", "Configuration", "Function"})
 _PACKAGE_HOST = "xpkg.upbound.io"  # what Crossplane up to 1.19 adds to a package without a host
 
@@ -72,8 +73,12 @@ class Judge:
             host = _host(said, package=kind in _PACKAGES)
             if host and not self._local(host):
                 known = self.names.in_text(said) or self.names.foreign_registry(host) or host == self._git
-                severity = Severity.TETHER if known else Severity.EXTERNAL
+                severity = Severity.TETHER if known else self._third(host)
                 yield _found(tether, severity, obj, f"spec.{field}", host)
+
+    def _third(self, host: str) -> Severity:
+        """Neither the mothership's nor local: in order only when the owner said so."""
+        return Severity.NOTICE if host in self.sovereign.accepted_hosts else Severity.EXTERNAL
 
     @property
     def _git(self) -> str:
@@ -108,7 +113,7 @@ class Judge:
         if ours:
             yield _found(kinds.IMAGES, Severity.TETHER, obj, f"image {image}", host)
         elif host not in {u.host for u in self.sovereign.upstreams}:
-            yield _found(kinds.OTHER, Severity.EXTERNAL, obj, f"image {image}", host, "containerd")
+            yield _found(kinds.OTHER, self._third(host), obj, f"image {image}", host, "containerd")
         # An upstream that has a project here is the nodes' tether (2), which tells it once for each node.
 
     def _env(self, obj: Object, container: Object, config: Mapping[tuple[str, str], Object]) -> Iterator[Finding]:
@@ -267,7 +272,7 @@ def _found(tether: Tether, severity: Severity, obj: Object, field: str, host: st
         host=host,
         puller=puller or tether.puller,
         owner=owner_of(obj),
-        cut_by=tether.cut_by,
+        cut_by=THIRD if severity is Severity.EXTERNAL else tether.cut_by,
     )
 
 

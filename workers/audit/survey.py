@@ -34,6 +34,7 @@ from workers.adapters.cluster import (
 )
 from workers.audit import finding as kinds
 from workers.audit.finding import Audit, Finding, Severity, Tether, unread
+from workers.audit.in_git import in_git
 from workers.audit.kept import forgotten
 from workers.audit.rules import Judge, all_hold, pod_spec
 from workers.declared.reconcile import each
@@ -74,14 +75,19 @@ class Inventory:
 
 async def audit(world: World) -> Audit:
     """Every tether there is. Raises nothing for what cannot be read: that is a finding."""
+    findings = [*await declared(world), *await in_git(world), *await forgotten(world)]
+    return Audit(datetime.now(UTC), tuple(sorted(findings, key=_order)))
+
+
+async def declared(world: World) -> list[Finding]:
+    """What the cluster's objects and the nodes' answers say now."""
     seen = await read(world)
     try:
         reports = await world.nodes.latest()
     except Trouble as error:
         reports = {}
         seen.unread.append(unread(kinds.MIRRORS, "NodeReport", "all nodes", error))
-    findings = [*judged(seen, world.sovereign, reports), *await forgotten(world)]
-    return Audit(datetime.now(UTC), tuple(sorted(findings, key=_order)))
+    return judged(seen, world.sovereign, reports)
 
 
 async def evidence(world: World, signer: str = "") -> Audited:

@@ -80,6 +80,7 @@ async def world(
             harbor=await stack.enter_async_context(HarborApi.open(sovereign.harbor)),
             registries=await stack.enter_async_context(Registries.open(sovereign)),
             nodes=inbox,
+            survey=survey.declared,
             copied=copied or CopyLog(settings.nats),
         )
 

@@ -136,8 +136,7 @@ async def _really_lifted(world: World) -> None:
 async def _before(order: Order, world: World, report: Report, nodes: Sequence[str]) -> Sample:
     """Nothing is tied upstream, everything is green, and the way out is open: else the proof means nothing."""
     await report(Progress(message="before the block: declared sources, health, canaries", percent=1))
-    if left := await declared.tethers(world):
-        raise Stuck("TetherLeft", f"still declared: {'; '.join(left[:8])}")
+    await declared.clean(world)
     await pulls.negative_exists(world)
     watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
     await watch.look()

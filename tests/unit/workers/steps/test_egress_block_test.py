@@ -13,6 +13,7 @@ import pytest
 from sandbox.network import Host, Identity
 from sandbox.policy import Policies, pod_may
 from schemas.results import Canary
+from workers.audit.finding import Finding, Severity
 from workers.errors import Stuck, Wait
 from workers.proof import block, canaries, declared, forced, pods
 from workers.proof.health import green, red
@@ -133,25 +134,20 @@ def test_ready_for_an_older_generation_is_not_green() -> None:
     assert not green(flux("Unknown"))
 
 
-def test_a_source_is_local_by_exact_host_only() -> None:
-    assert declared.is_local("oci://harbor.sovereign.test/openova-io", SOVEREIGN)
-    assert declared.is_local("http://gitea-http.gitea.svc.cluster.local:3000/openova/openova", SOVEREIGN)
-    for url in ("oci://harbor.openova.io/x", "https://harbor.sovereign.test.evil.io/x", "https://github.com/x"):
-        assert not declared.is_local(url, SOVEREIGN), url
+def finding(tether: int, severity: Severity, host: str = "github.com") -> Finding:
+    words = {"title": "t", "kind": "GitRepository", "name": "x", "field": "spec.url", "puller": "p"}
+    return Finding(tether=tether, severity=severity, host=host, cut_by="its owner", **words)
 
 
-def test_a_catalyst_api_that_is_absent_or_silent_is_a_finding() -> None:
-    assert declared.foreign_api(None, SOVEREIGN)
-    container: dict[str, Any] = {"name": "catalyst-api", "env": []}
-    deployment = {"spec": {"template": {"spec": {"containers": [container]}}}}
-    assert declared.foreign_api(deployment, SOVEREIGN)
-    variable = SOVEREIGN.catalyst_api.variable
-    container["env"] = [{"name": variable, "value": "https://user:secret@github.com/openova-io/openova"}]
-    (finding,) = declared.foreign_api(deployment, SOVEREIGN)
-    assert "github.com" in finding
-    assert "secret" not in finding
-    container["env"] = [{"name": variable, "value": SOVEREIGN.gitea.cluster_url + "/openova/openova"}]
-    assert declared.foreign_api(deployment, SOVEREIGN) == []
+def test_nothing_is_blocked_while_a_tether_is_declared_or_something_could_not_be_read() -> None:
+    declared.judge([finding(8, Severity.NOTICE), finding(0, Severity.TETHER), finding(3, Severity.NOTICE)])
+    unread = finding(0, Severity.UNREADABLE)
+    with pytest.raises(Wait, match="AuditUnreadable"):
+        declared.judge([unread])
+    for number in range(1, 8):
+        for severity in (Severity.TETHER, Severity.EXTERNAL):
+            with pytest.raises(Stuck, match=r"TetherLeft.*GitRepository x spec.url: github.com \(cut by its owner\)"):
+                declared.judge([unread, finding(number, severity)])
 
 
 def test_a_chart_counts_as_fetched_only_as_a_new_object_made_under_the_block() -> None:

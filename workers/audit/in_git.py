@@ -1,0 +1,75 @@
+"""What local Gitea declares: a string that stands there comes back at the next reconcile, wherever it was cut live."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from anyio import to_thread
+
+from workers.adapters.cluster import KUSTOMIZATION, Object, key_of
+from workers.adapters.git import Remote
+from workers.adapters.yaml_quick import NotYaml, parsed
+from workers.audit import finding as kinds
+from workers.audit.finding import Finding, unread
+from workers.audit.rules import ADDRESS, Judge
+from workers.declared.files import Root, manifests, substituted
+from workers.declared.repository import root_of
+from workers.errors import Trouble
+from workers.sovereign import Sovereign
+from workers.world import World
+
+_SOURCE = re.compile(rf"^\s*kind:\s*[\"']?({'|'.join(ADDRESS)})\b", re.MULTILINE)
+
+
+async def in_git(world: World) -> list[Finding]:
+    """Sources that the manifests in local Gitea name, as far as Flux applies them. None while nothing was mirrored."""
+    sovereign = world.sovereign
+    gitea = sovereign.gitea
+    where = f"{gitea.organisation}/{gitea.repository}"
+    try:
+        info = await world.gitea.repository(gitea.organisation, gitea.repository)
+        if info is None or info.empty:
+            return []
+        roots = [root_of(k) for k in await world.cluster.list(KUSTOMIZATION) if follows(k, sovereign)]
+        url = f"{gitea.url.rstrip('/')}/{where}.git"
+        remote = Remote(url, gitea.login.username, gitea.login.password(), name="Gitea")
+        async with world.git.checkout(remote, sovereign.upstream_git.branch) as tree:
+            return await to_thread.run_sync(declared_below, tree.path, roots, Judge.of(sovereign, None, False))
+    except Trouble as error:
+        return [unread(kinds.GIT, "Git repository", where, error)]
+
+
+def follows(kustomization: Object, sovereign: Sovereign) -> bool:
+    """True when it applies what the Sovereign's own GitRepository brings."""
+    source = (kustomization.get("spec") or {}).get("sourceRef") or {}
+    namespace = source.get("namespace") or key_of(kustomization)[0]
+    wanted = ("GitRepository", sovereign.flux.git_repository, sovereign.flux.namespace)
+    return (source.get("kind"), source.get("name"), namespace) == wanted
+
+
+def declared_below(checkout: Path, roots: Sequence[Root], judge: Judge) -> list[Finding]:
+    """Findings of every manifest that a root applies, each file once."""
+    found: dict[tuple[str, str], Finding] = {}
+    for root in roots:
+        for file, place in manifests(checkout, root):
+            name = file.relative_to(checkout.resolve()).as_posix()
+            found |= {(name, str(each)): each for each in _of_file(file, name, place, judge)}
+    return list(found.values())
+
+
+def _of_file(file: Path, name: str, place: Root, judge: Judge) -> Iterator[Finding]:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if not _SOURCE.search(text):
+        return
+    try:
+        documents = parsed(substituted(text, place.substitute))
+    except NotYaml as error:
+        yield unread(kinds.GIT, "Git file", name, error)
+        return
+    for document in documents:
+        source = isinstance(document, dict) and document.get("kind") in ADDRESS
+        if source and (document.get("metadata") or {}).get("name"):
+            for each in judge.source(document):
+                yield each.model_copy(update={"kind": f"Git {each.kind}", "owner": name})
