@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas.nodes import NodePlan
 from schemas.progress import Progress
-from workers import credentials
+from workers import credentials, robot
 from workers.adapters.cluster_kinds import (
     CRON_JOB,
     DAEMON_SET,
@@ -31,7 +31,6 @@ from workers.adapters.cluster_kinds import (
     key_of,
 )
 from workers.errors import Stuck, Wait
-from workers.sovereign import Sovereign
 from workers.tethers import DOCKER_CONFIG, auths_of, host_of
 from workers.world import Report, World
 
@@ -128,19 +127,5 @@ async def look(world: World, plan: NodePlan, report: Report | None = None) -> li
     hosts = {m.host for m in plan.mirrors}
     if not mends(secrets, used, hosts, {}):
         return []
-    return mends(secrets, used, hosts, await _local(world))
-
-
-async def _local(world: World) -> Mapping[str, Any]:
-    """Local Harbor's login for pulls, as step 2 left it. Raises Stuck when it is not there."""
-    sovereign: Sovereign = world.sovereign
-    name, namespace = sovereign.harbor.robot_secret, sovereign.flux.namespace
-    secret = await world.cluster.get(SECRET, name, namespace)
-    try:
-        found = auths_of(secret or {}).get(sovereign.harbor.host)
-    except ValueError as error:
-        raise Stuck("PullSecretUnreadable", f"Secret {namespace}/{name}: {error}") from None
-    if not found:
-        message = f"Secret {namespace}/{name} has no login for {sovereign.harbor.host}; run harbor-projects again"
-        raise Stuck("NoRobotLogin", message)
-    return dict(found)
+    login = (await robot.auths(world))[world.sovereign.harbor.host]
+    return mends(secrets, used, hosts, login)
