@@ -54,6 +54,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config .importlinter
 	$(BIN)/python -m events.documents --check
+	$(BIN)/python -m workers.entrypoints.values_schema --check
 
 format: install
 	$(BIN)/ruff format .
@@ -61,6 +62,7 @@ format: install
 
 schemas: install
 	$(BIN)/python -m events.documents
+	$(BIN)/python -m workers.entrypoints.values_schema
 
 bench: install
 	@$(BIN)/python benchmarks/hop.py --json

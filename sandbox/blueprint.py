@@ -32,6 +32,9 @@ def merged(base: Values, more: Values) -> dict[str, Any]:
     return both
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @cache
 def _chart() -> helm_python.Chart:
     return helm_python.Chart.load(CHART)
@@ -40,7 +43,7 @@ def _chart() -> helm_python.Chart:
 def render(values: Values | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
     """Every object of a release. Raises helm_python.HelmValuesError when the schema refuses the values."""
     files = _chart().render(merged(NEEDED, values or {}), name=release, namespace=namespace)
-    return [obj for _, text in sorted(files.items()) for obj in yaml.safe_load_all(text) if obj]
+    return [obj for _, text in sorted(files.items()) for obj in yaml.load_all(text, _LOADER) if obj]
 
 
 def charter(values: Values | None = None) -> Charter:

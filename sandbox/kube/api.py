@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sandbox.clock import Clock
-from sandbox.kube import discovery, errors, subresources, tables
+from sandbox.kube import discovery, errors, openapi, subresources, tables
 from sandbox.kube.access import Ask, Tokens, User, allowed
 from sandbox.kube.call import Call
 from sandbox.kube.definitions import Definitions
@@ -255,6 +255,10 @@ class Api:
                 body = discovery.resources(self.catalogue, "", version)
             case ["apis", group, version]:
                 body = discovery.resources(self.catalogue, group, version)
+            case ["openapi", "v3"]:
+                body = openapi.index(self.catalogue)
+            case ["openapi", "v3", *root]:
+                body = openapi.document(self.catalogue, "/".join(root))
             case ["version"]:
                 body = discovery.version()
             case ["healthz" | "livez" | "readyz", *_]:

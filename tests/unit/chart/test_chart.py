@@ -1,0 +1,365 @@
+"""The chart as Helm renders it: dormant, strict, and granting no more than it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+from chart_matrix import API, DIGEST, EMBEDDED, MATRIX, full
+from grants import grants, published_by, rules
+
+from sandbox import blueprint
+from sandbox.blueprint import CHART
+from workers.entrypoints import values_schema
+from workers.entrypoints.classes import CLASSES
+from workers.entrypoints.settings import Settings, load
+
+Object = dict[str, Any]
+every = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+NODES = "catalyst-cutover-nodes"
+
+
+@cache
+def _rendered(values: str) -> list[Object]:
+    return blueprint.render(json.loads(values))
+
+
+def render(values: Object | None = None) -> list[Object]:
+    """Rendered once for all tests, none of which changes it."""
+    return _rendered(json.dumps(values or {}))
+
+
+def pods(objects: list[Object]) -> list[tuple[Object, Object]]:
+    """(object, Pod spec) of every workload."""
+    return [(o, o["spec"]["template"]["spec"]) for o in objects if "template" in (o.get("spec") or {})]
+
+
+def told(objects: list[Object]) -> dict[str, str]:
+    """Class -> its settings file."""
+    found = {}
+    for obj in objects:
+        if obj["kind"] == "ConfigMap" and "settings.yaml" in obj["data"]:
+            found[obj["metadata"]["labels"]["app.kubernetes.io/component"]] = obj["data"]["settings.yaml"]
+    return found
+
+
+def loaded(text: str, place: Path) -> Settings:
+    """Read as a process reads it, its Secrets mounted below `place`."""
+    text = text.replace("/etc/cutover/secrets", str(place / "secrets"))
+    for path in re.findall(rf'"({re.escape(str(place))}[^"]+)"', text):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("a-secret")
+    file = place / "settings.yaml"
+    file.write_text(text)
+    return load(file)
+
+
+# --- what Helm says of it ---------------------------------------------------------------------------------------
+
+
+@every
+def test_helm_lints_and_renders_it(values: Object) -> None:
+    report = helm_python.lint(CHART, full(values), strict=True)
+    assert [m for m in report["messages"] if m["severity"] > 1] == []
+    assert render(values)
+
+
+def test_a_helm_that_is_installed_says_the_same(tmp_path: Path) -> None:
+    helm = shutil.which("helm")
+    if helm is None:
+        pytest.skip("no helm on the PATH; the library of Helm 4 has rendered it")
+
+    def sorted_(objects: list[Object]) -> list[str]:
+        return sorted(json.dumps(o, sort_keys=True) for o in objects)
+
+    file = tmp_path / "values.yaml"
+    for name, values in MATRIX.items():
+        file.write_text(yaml.safe_dump(full(values)))
+        command = [helm, "template", "cutover", str(CHART), "--namespace", "catalyst-cutover", "--values", str(file)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert done.returncode == 0, (name, done.stderr.decode())
+        assert sorted_([obj for obj in yaml.safe_load_all(done.stdout) if obj]) == sorted_(render(values)), name
+
+
+# --- dormant -----------------------------------------------------------------------------------------------------
+
+
+@every
+def test_installed_and_idle_it_changes_nothing(values: Object) -> None:
+    objects = render(values)
+    assert not {o["kind"] for o in objects} & {"Job", "CronJob", "Pod", "CustomResourceDefinition", "Secret"}
+    assert not [o for o in objects if "helm.sh/hook" in (o["metadata"].get("annotations") or {})]
+    assert "lookup" not in "".join(t["data"] for t in helm_python.Chart.load(CHART).templates)
+
+
+@every
+def test_the_status_is_nobodys_manifest(values: Object) -> None:
+    """So no upgrade, rollback or drift detection of Helm or Flux ever writes it."""
+    assert "self-sovereign-cutover-status" not in {o["metadata"]["name"] for o in render(values)}
+
+
+def test_nothing_fires_by_itself(tmp_path: Path) -> None:
+    for text in told(render()).values():
+        assert not loaded(text, tmp_path).auto_fire.enabled
+
+
+def test_the_log_of_an_embedded_broker_outlives_the_release() -> None:
+    objects = render(EMBEDDED)
+    server = next(o for o in objects if o["kind"] == "StatefulSet")
+    assert server["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
+    config = next(o["data"]["nats.conf"] for o in objects if "nats.conf" in (o.get("data") or {}))
+    assert "sync_interval: always" in config
+
+
+# --- what the processes are told ------------------------------------------------------------------------------
+
+
+@every
+def test_every_process_can_read_what_it_is_told(values: Object, tmp_path: Path) -> None:
+    objects = render(values)
+    texts = told(objects)
+    assert set(CLASSES) | {"node-agent"} <= set(texts)
+    for name, text in texts.items():
+        settings = loaded(text, tmp_path / name) if (tmp_path / name).mkdir() is None else None
+        assert settings is not None
+        assert settings.nats.inbox_prefix == f"_INBOX_{name}"
+        assert settings.sovereign.harbor.host == "harbor.sovereign.test"
+
+
+def test_the_values_are_the_models_own_defaults(tmp_path: Path) -> None:
+    given = loaded(told(render())["supply"], tmp_path)
+    login = given.sovereign.gitea.login
+    least = Settings.model_validate(
+        {
+            "nats": {"url": given.nats.url, "user": "supply", "password_file": given.nats.password_file},
+            "sovereign": {
+                "fqdn": "sovereign.test",
+                "gitea": {"url": given.sovereign.gitea.url, "login": login},
+                "harbor": {
+                    "url": given.sovereign.harbor.url, "host": given.sovereign.harbor.host,
+                    "login": given.sovereign.harbor.login,
+                },
+            },
+        }
+    )  # fmt: skip
+    # Ours by intent: three replicas of the log, a digest for the image, and where Secrets may be read.
+    nodes = least.sovereign.nodes.model_copy(update={"image": given.sovereign.nodes.image})
+    ours = {"nodes": nodes, "secret_namespaces": given.sovereign.secret_namespaces}
+    assert given.sovereign == least.sovereign.model_copy(update=ours)
+    broker = least.nats.model_copy(update={"replicas": 3, "inbox_prefix": "_INBOX_supply"})
+    assert given.nats == broker
+    assert (given.pace, given.status, given.auto_fire) == (least.pace, least.status, least.auto_fire)
+
+
+def test_a_secret_is_mounted_only_where_it_is_used() -> None:
+    objects = render(MATRIX["with-logins-upstream"])
+    mounted = {
+        o["metadata"]["labels"]["app.kubernetes.io/component"]: {
+            v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v
+        }
+        for o, spec in pods(objects)
+    }
+    local = {"cutover-gitea", "cutover-harbor"}
+    assert mounted["supply"] == {*local, "cutover-ghcr", "cutover-nats-supply"}
+    assert mounted["pivot"] == {*local, "cutover-nats-pivot"}
+    assert mounted["proof"] == {*local, "cutover-nats-proof"}
+    assert mounted["control"] == {*local, "cutover-nats-control"}
+    assert mounted["node-agent"] == {"cutover-nats-node-agent"}
+
+
+@every
+def test_no_secret_is_written_anywhere(values: Object) -> None:
+    text = json.dumps(render(values))
+    assert not re.search(r'"password": "(?!\$)', text)
+    assert "BEGIN" not in text
+
+
+# --- refused at install, with the path -----------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Object, str]] = {
+    "no-name-of-the-sovereign": ({"global": {"sovereignFQDN": ""}}, "/global/sovereignFQDN"),
+    "no-digest": ({"image": {"digest": ""}}, "/image/digest"),
+    "a-tag-for-a-digest": ({"image": {"digest": "latest"}}, "/image/digest"),
+    "a-typo-at-the-top": ({"sttings": {}}, "'sttings' not allowed"),
+    "a-typo-in-a-setting": ({"settings": {"sovereign": {"flux": {"namespce": "x"}}}}, "/settings/sovereign/flux"),
+    "a-typo-in-a-list": (
+        {"settings": {"sovereign": {"upstreams": [{"host": "ghcr.io", "projct": "x"}]}}},
+        "/settings/sovereign/upstreams/0",
+    ),
+    "a-secret-written-out": (
+        {"settings": {"sovereign": {"gitea": {"login": {"password": "s3cret"}}}}}, "/settings/sovereign/gitea/login",
+    ),
+    "no-secret-for-gitea": (
+        {"settings": {"sovereign": {"gitea": {"login": {"password_secret": None}}}}},
+        "/settings/sovereign/gitea/login",
+    ),
+    "no-key-in-a-secret": (
+        {"settings": {"sovereign": {"harbor": {"login": {"password_secret": {"name": "x", "key": None}}}}}},
+        "/settings/sovereign/harbor/login/password_secret",
+    ),
+    "no-secret-for-a-class": ({"broker": {"secrets": {"proof": None}}}, "/broker/secrets"),
+    "text-for-a-number": ({"workers": {"supply": {"replicas": "2"}}}, "/workers/supply/replicas"),
+    "a-number-for-a-list": ({"settings": {"sovereign": {"extra_images": 3}}}, "/settings/sovereign/extra_images"),
+    "a-hold-too-short": ({"settings": {"sovereign": {"proof": {"hold": 10}}}}, "/settings/sovereign/proof"),
+    "a-manager-that-flux-undoes": (
+        {"settings": {"sovereign": {"field_manager": "kubectl-cutover"}}}, "/settings/sovereign/field_manager",
+    ),
+    "an-unknown-means": ({"rbac": {"means": ["Prayer"]}}, "/rbac/means/0"),
+    "an-api-that-knows-nobody": ({"api": {"enabled": True}}, "/settings"),
+    "auto-fire-without-handover": ({"settings": {"auto_fire": {"enabled": True}}}, "/settings"),
+    "a-broker-without-a-digest": ({"broker": {"embedded": {"enabled": True}}}, "/broker/embedded/image/digest"),
+    "a-route-to-nowhere": (full({**API, "api": {"enabled": True, "httpRoute": {"enabled": True}}}), "/api/httpRoute"),
+    "a-memory-of-words": (
+        {"workers": {"proof": {"resources": {"requests": {"memory": "lots"}}}}},
+        "/workers/proof/resources/requests/memory",
+    ),
+    "a-relative-path": ({"nodeAgent": {"certsDir": "etc/certs"}}, "/nodeAgent/certsDir"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "path"), WRONG.values(), ids=WRONG)
+def test_wrong_values_are_refused_with_their_path(values: Object, path: str) -> None:
+    with pytest.raises(helm_python.HelmValuesError) as refusal:
+        render(values)
+    assert path in str(refusal.value)
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_the_schema_is_made_of_the_settings_models() -> None:
+    assert values_schema.PLACE.read_bytes() == values_schema.rendered(), "python -m workers.entrypoints.values_schema"
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    """But two kinds: maps of words, and `global`, in which Helm hands over what is other charts'."""
+    loose = []
+
+    def walk(schema: Any, path: str) -> None:
+        if isinstance(schema, dict):
+            if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+                loose.append(path)
+            for key, value in schema.items():
+                walk(value, f"{path}/{key}")
+        elif isinstance(schema, list):
+            for item in schema:
+                walk(item, path)
+
+    walk(values_schema.values(), "")
+    words = [path for path in loose if path.rpartition("/")[2] in ("labels", "annotations", "nodeSelector")]
+    assert set(loose) - set(words) == {"/properties/global"}
+
+
+# --- least privilege, as laws ----------------------------------------------------------------------------------
+
+
+@every
+def test_no_grant_is_a_wildcard_and_none_makes_more_of_itself(values: Object) -> None:
+    for grant in grants(render(values)):
+        assert "*" not in (grant.verb, grant.group, grant.resource, grant.name), grant
+        assert not {grant.verb} & {"escalate", "bind", "impersonate", "deletecollection"}, grant
+        assert grant.resource not in ("roles", "clusterroles", "rolebindings", "clusterrolebindings"), grant
+
+
+@every
+def test_secrets_are_read_in_named_namespaces_only(values: Object) -> None:
+    assert [g for g in grants(render(values)) if g.resource == "secrets" and not g.namespace] == []
+
+
+@every
+def test_create_is_never_bound_to_a_name(values: Object) -> None:
+    assert [rule for _, _, rule in rules(render(values)) if "create" in rule["verbs"] and "resourceNames" in rule] == []
+
+
+@every
+def test_an_account_is_used_by_its_own_class_only(values: Object) -> None:
+    users: dict[str, list[str]] = {}
+    for obj, spec in pods(render(values)):
+        users.setdefault(spec["serviceAccountName"], []).append(obj["metadata"]["name"])
+    assert all(len(names) == 1 for names in users.values()), users
+
+
+@every
+def test_what_may_be_asked_of_the_broker_has_no_more_stars_than_names_that_it_makes_up(values: Object) -> None:
+    stream = "CATALYST_CUTOVER"
+    made_up = {f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("MSG.NEXT", "DELETE")}
+    objects = render(values)
+    config = next((o["data"]["users.conf"] for o in objects if "users.conf" in (o.get("data") or {})), "")
+    for user, (allow, deny) in published_by(config).items():
+        for subject in allow:
+            if subject in made_up:
+                # Where any name may be asked for, those of others are denied.
+                prefix = subject.removesuffix("*")
+                others = {f"step-{n}" for n in range(1, 9)} | {"admission", "registrar"}
+                own = {a.split(".")[3] for a in allow if a.startswith("$JS.ACK.")}
+                if "DELETE" in subject:
+                    own = set()
+                assert {f"{prefix}{name}" for name in others - own} <= set(deny), (user, subject)
+            else:
+                free = ("$JS.ACK.", "catalyst.cutover.node.", "catalyst.cutover.step.*")
+                assert not re.search(r"[*>]", subject) or subject.startswith(free), (user, subject)
+
+
+# --- Pod Security ------------------------------------------------------------------------------------------------
+
+KINDS = {"configMap", "emptyDir", "secret", "projected", "downwardAPI", "persistentVolumeClaim"}
+
+
+def forbidden(spec: Object) -> list[str]:
+    """What Pod Security `restricted` has against a Pod (pod-security-admission, policy/)."""
+    wrong = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    wrong += [v["name"] for v in spec.get("volumes") or () if not set(v) - {"name"} <= KINDS]
+    shared = spec.get("securityContext") or {}
+    for container in [*(spec.get("initContainers") or ()), *spec["containers"]]:
+        own = container.get("securityContext") or {}
+        both = {**shared, **own}
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            wrong.append("privileges")
+        if both.get("runAsNonRoot") is not True or both.get("runAsUser") == 0:
+            wrong.append("root")
+        if (both.get("seccompProfile") or {}).get("type") != "RuntimeDefault":
+            wrong.append("seccomp")
+        capabilities = own.get("capabilities") or {}
+        if capabilities.get("drop") != ["ALL"] or capabilities.get("add"):
+            wrong.append("capabilities")
+        if any(p.get("hostPort") for p in container.get("ports") or ()):
+            wrong.append("hostPort")
+    return wrong
+
+
+@every
+def test_all_but_the_node_agents_are_restricted(values: Object) -> None:
+    found = pods(render(values))
+    assert [o["metadata"]["name"] for o, spec in found if o["metadata"]["namespace"] != NODES and forbidden(spec)] == []
+    assert {o["kind"] for o, _ in found if o["metadata"]["namespace"] == NODES} == {"DaemonSet"}
+
+
+@every
+def test_every_image_is_named_by_its_digest_and_every_root_is_read_only(values: Object) -> None:
+    for obj, spec in pods(render(values)):
+        for container in spec["containers"]:
+            assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"]), obj["metadata"]["name"]
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["resources"]["requests"]["memory"]
+            assert container["livenessProbe"]["httpGet"]["path"].startswith("/healthz")
+
+
+def test_the_node_agent_has_two_host_paths_and_one_power() -> None:
+    agent = next(spec for obj, spec in pods(render()) if obj["kind"] == "DaemonSet")
+    paths = [v["hostPath"]["path"] for v in agent["volumes"] if "hostPath" in v]
+    assert paths == ["/etc/rancher/k3s", "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"]
+    context = agent["containers"][0]["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert (context["privileged"], agent.get("hostPID")) == (False, None)
+
+
+@pytest.mark.parametrize("digest", ["", DIGEST.upper()])
+def test_an_image_is_never_named_by_a_tag(digest: str) -> None:
+    with pytest.raises(helm_python.HelmValuesError):
+        render({"image": {"digest": digest}})
