@@ -150,8 +150,11 @@ class Sweep:
         self._armed = (PHASES[phase], act)
         async with asyncio.timeout(limit):
             while not hit.is_set():
-                if (await self.proof()).result in ("success", "failed"):
-                    await self.again()
+                # The broker may be what was just ended: nobody would answer.
+                with suppress(TimeoutError, LogUnavailable):
+                    async with asyncio.timeout(2.0):
+                        if (await self.proof()).result in ("success", "failed"):
+                            await self.again()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(hit.wait(), 5.0)
         await asyncio.gather(*ending)
