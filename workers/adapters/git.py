@@ -18,9 +18,10 @@ from pathlib import Path
 
 from workers.adapters.git_mirror import HEADS, TAGS, MirrorReport, plan
 from workers.adapters.git_process import STALL, GitFailed, Remote, run, scrub
+from workers.adapters.git_progress import Transfer
 from workers.errors import Stuck, Wait
 
-__all__ = ["Git", "GitFailed", "MirrorReport", "Remote", "Worktree"]
+__all__ = ["Git", "GitFailed", "MirrorReport", "Remote", "Transfer", "Worktree"]
 
 BATCH = 100  # refs a command line; one argument list has a limit
 _FOUND = "refs/upstream/"
@@ -43,8 +44,10 @@ class Git:
         pairs = (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)
         return {ref: sha for sha, ref in pairs if ref.startswith((HEADS, TAGS))}
 
-    async def mirror(self, upstream: Remote, local: Remote) -> MirrorReport:
+    async def mirror(self, upstream: Remote, local: Remote, transfer: Transfer | None = None) -> MirrorReport:
         """Bring every upstream head and tag into local Git, as far as that needs no force.
+
+        `transfer` shows meanwhile how far it is.
 
         Raises Wait when upstream answers nothing or half, Stuck when a login is refused.
         """
@@ -55,13 +58,13 @@ class Git:
             if not any(ref.startswith(HEADS) for ref in wanted):
                 # A cut answer and an empty repository look the same to git: exit 0 and no refs (#6490).
                 raise Wait("UpstreamEmpty", "upstream lists no branch at all; a proxy may have cut its answer")
-            found = await self._fetch(cache, upstream, _FOUND)
+            found = await self._fetch(cache, upstream, _FOUND, transfer)
             if missing := sorted(set(wanted) - set(found)):
                 raise Wait("UpstreamIncomplete", f"upstream lists {missing[0]} and does not send it")
             have = await self.ls_remote(local)
             contains = await self._contains(cache, local, found, have)
             todo = plan(found, have, lambda old, new: (old, new) in contains)
-            await self._push(cache, local, todo.push, found, have)
+            await self._push(cache, local, todo.push, found, have, transfer)
             after = await self.ls_remote(local)
             for ref, sha in todo.push.items():
                 if after.get(ref) != sha:
@@ -92,10 +95,13 @@ class Git:
         remote: Remote | None = None,
         accept: tuple[int, ...] = (0,),
         extra: Mapping[str, str] | None = None,
+        transfer: Transfer | None = None,
     ) -> str:
+        heard = transfer.heard if transfer else None
         return await run(
-            at, *arguments, remote=remote, timeout=self._timeout, stall=self._stall, accept=accept, extra=extra
-        )
+            at, *arguments, remote=remote, timeout=self._timeout, stall=self._stall, accept=accept, extra=extra,
+            heard=heard,
+        )  # fmt: skip
 
     async def _cache(self) -> Path:
         """The bare repository in which upstream and local are compared; a broken one is made anew."""
@@ -110,14 +116,14 @@ class Git:
         await self._run(cache, "init", "--quiet", "--bare", str(cache))
         return cache
 
-    async def _fetch(self, cache: Path, remote: Remote, into: str) -> dict[str, str]:
+    async def _fetch(self, cache: Path, remote: Remote, into: str, transfer: Transfer | None = None) -> dict[str, str]:
         """Heads and tags of a remote with all they need, below `into`; their names as the remote has them.
 
         Pruning concerns the cache alone.
         """
         specs = (f"+{HEADS}*:{into}heads/*", f"+{TAGS}*:{into}tags/*")
-        arguments = ("--quiet", "--no-tags", "--prune", "--no-write-fetch-head", remote.url, *specs)
-        await self._run(cache, f"--git-dir={cache}", "fetch", *arguments, remote=remote)
+        arguments = (_loud(transfer), "--no-tags", "--prune", "--no-write-fetch-head", remote.url, *specs)
+        await self._run(cache, f"--git-dir={cache}", "fetch", *arguments, remote=remote, transfer=transfer)
         listed = await self._run(cache, f"--git-dir={cache}", "for-each-ref", "--format=%(refname) %(objectname)", into)
         return {f"refs/{ref.removeprefix(into)}": sha for ref, sha in map(str.split, listed.splitlines())}
 
@@ -142,8 +148,9 @@ class Git:
         return frozenset(related)
 
     async def _push(
-        self, cache: Path, local: Remote, refs: Mapping[str, str], found: Mapping[str, str], have: Mapping[str, str]
-    ) -> None:
+        self, cache: Path, local: Remote, refs: Mapping[str, str], found: Mapping[str, str], have: Mapping[str, str],
+        transfer: Transfer | None,
+    ) -> None:  # fmt: skip
         """Few by name; many in one push by pattern: each push costs a round.
 
         A pattern takes all that the cache has, so what stays away leaves the cache's list first (its objects stay):
@@ -155,16 +162,19 @@ class Git:
             patterns = [f"{_FOUND}{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
             for ref in away:
                 await self._run(cache, f"--git-dir={cache}", "update-ref", "-d", f"{_FOUND}{ref.removeprefix('refs/')}")
-            await self._pushed(cache, local, *patterns, git_dir=cache)
+            await self._pushed(cache, local, *patterns, git_dir=cache, transfer=transfer)
         else:
             named = [f"{sha}:{ref}" for ref, sha in refs.items()]
         for batch in _batches(named):
-            await self._pushed(cache, local, *batch, git_dir=cache)
+            await self._pushed(cache, local, *batch, git_dir=cache, transfer=transfer)
 
-    async def _pushed(self, at: Path, remote: Remote, *specs: str, git_dir: Path) -> None:
+    async def _pushed(
+        self, at: Path, remote: Remote, *specs: str, git_dir: Path, transfer: Transfer | None = None
+    ) -> None:
         """Push without force. A ref that moved in between is a Wait, a refused one is Stuck."""
-        arguments = (f"--git-dir={git_dir}", "push", "--porcelain", "--no-verify", remote.url, *specs)
-        said = await self._run(at, *arguments, remote=remote, accept=(0, 1))
+        loud = ("--progress",) if transfer else ()
+        arguments = (f"--git-dir={git_dir}", "push", "--porcelain", *loud, "--no-verify", remote.url, *specs)
+        said = await self._run(at, *arguments, remote=remote, accept=(0, 1), transfer=transfer)
         rejected = [line for line in said.splitlines() if line.startswith("!")]
         if not rejected:
             if "Done" not in said.splitlines():
@@ -228,6 +238,10 @@ class Worktree:
         # An index that a surrounding git (a hook) exports is not ours.
         extra = {"GIT_INDEX_FILE": str(self.path / ".git" / "index")}
         return (await self._owner._run(self.path, *place, *arguments, extra=extra)).strip()
+
+
+def _loud(transfer: Transfer | None) -> str:
+    return "--progress" if transfer else "--quiet"
 
 
 def _named(remote: Remote, name: str) -> Remote:

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -40,6 +40,10 @@ class Remote:
     name: str = "Git"
 
 
+Heard = Callable[[str], bool]
+"""Told each line of git's standard error; True when it took it."""
+
+
 class GitFailed(Exception):
     """`git` exited non-zero for a reason that this module does not know. Carries scrubbed text only."""
 
@@ -57,6 +61,8 @@ def environment(remote: Remote | None, stall: int = STALL) -> dict[str, str]:
         "gc.auto": "0",
         "maintenance.auto": "false",
         "fetch.recurseSubmodules": "false",
+        # Always a pack, kept as it came: unpacked, git says nothing of bytes, and thousands of files are written.
+        "fetch.unpackLimit": "1",
         "push.recurseSubmodules": "no",
         "protocol.allow": "never",
         "protocol.http.allow": "always",
@@ -103,14 +109,17 @@ async def run(
     stall: int = STALL,
     accept: tuple[int, ...] = (0,),
     extra: Mapping[str, str] | None = None,
+    heard: Heard | None = None,
 ) -> str:
     """Standard output of one git command. When the caller is cancelled or time is up, git is dead on return.
+
+    `heard` is given each line of standard error while git runs, in another thread; those that it takes are no error.
 
     Raises Wait or Stuck for trouble with the remote, GitFailed for anything else.
     """
     if remote is not None:
         _plain(remote)
-    process = _Process(at, arguments, {**environment(remote, stall), **(extra or {})}, timeout)
+    process = _Process(at, arguments, {**environment(remote, stall), **(extra or {})}, timeout, heard)
     try:
         code, out, err = await anyio.to_thread.run_sync(process.communicate, abandon_on_cancel=True)
     finally:
@@ -128,7 +137,10 @@ async def run(
 class _Process:
     """A git process in a session of its own, so that its helpers (git-remote-http) end with it."""
 
-    def __init__(self, at: Path, arguments: Sequence[str], env: Mapping[str, str], timeout: float) -> None:
+    def __init__(
+        self, at: Path, arguments: Sequence[str], env: Mapping[str, str], timeout: float, heard: Heard | None = None
+    ) -> None:
+        self._heard = heard
         self._command, self._at, self._env, self._timeout = ["git", *arguments], at, env, timeout
         self._lock = threading.Lock()
         self._pid: int | None = None
@@ -149,17 +161,21 @@ class _Process:
                 )
                 process = cast("subprocess.Popen[bytes]", started.proc)
                 self._pid = process.pid
+            late = threading.Timer(self._timeout, self._too_late)
+            late.start()
             try:
-                out, err = process.communicate(timeout=self._timeout)
-            except subprocess.TimeoutExpired:
-                self.late = True
-                self.kill()
-                out, err = process.communicate()
+                out, err = _listened(process, self._heard) if self._heard else process.communicate()
+            finally:
+                late.cancel()
             with self._lock:
                 self._pid = None
             return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         finally:
             self.ended.set()
+
+    def _too_late(self) -> None:
+        self.late = True
+        self.kill()
 
     def kill(self) -> None:
         """End it if it runs, and let it not start if it does not."""
@@ -168,6 +184,26 @@ class _Process:
             if self._pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._pid, signal.SIGKILL)
+
+
+def _listened(process: subprocess.Popen[bytes], heard: Heard) -> tuple[bytes, bytes]:
+    """Both outputs to their end; of standard error only what is not taken, the last of it."""
+    kept: list[bytes] = []
+
+    def listen() -> None:
+        rest = b""
+        while chunk := os.read(process.stderr.fileno(), 65536) if process.stderr else b"":
+            *lines, rest = re.split(rb"[\r\n]+", rest + chunk)
+            kept.extend(line for line in lines if not heard(line.decode(errors="replace")))
+            del kept[:-200]
+        kept.append(rest)
+
+    ear = threading.Thread(target=listen, daemon=True)
+    ear.start()
+    out = process.stdout.read() if process.stdout else b""
+    ear.join()
+    process.wait()
+    return out, b"\n".join(kept)
 
 
 def _plain(remote: Remote) -> None:

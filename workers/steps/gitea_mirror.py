@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 
 from schemas.progress import Progress
 from schemas.results import GitMirrored
-from workers.adapters.git import MirrorReport, Remote
+from workers.adapters.git import MirrorReport, Remote, Transfer
 from workers.adapters.git_mirror import HEADS, TAGS, covered
+from workers.adapters.git_progress import PUSHED
 from workers.adapters.gitea import RepositoryInfo
 from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
+from workers.telling import telling
 from workers.world import Order, Report, World
 
 
@@ -71,7 +73,8 @@ async def run(order: Order, world: World, report: Report) -> GitMirrored:
         plan(await world.gitea.repository(gitea.organisation, gitea.repository), where)
     upstream, local = remotes(sovereign)
     await report(Progress(message=f"mirroring {sovereign.upstream_git.url}", percent=10))
-    mirrored = await world.git.mirror(upstream, local)
+    transfer = Transfer()
+    mirrored = await telling(world.git.mirror(upstream, local, transfer), lambda: report(_progress(transfer)))
     head = f"{HEADS}{branch}"
     if head not in mirrored.upstream:
         raise Stuck("UpstreamBranchMissing", f"upstream has no branch {branch}; check upstream_git.branch")
@@ -103,6 +106,19 @@ def remotes(sovereign: Sovereign) -> tuple[Remote, Remote]:
         upstream = Remote(upstream.url, git.login.username, git.login.password(), name="Upstream")
     url = f"{gitea.url.rstrip('/')}/{gitea.organisation}/{gitea.repository}.git"
     return upstream, Remote(url, gitea.login.username, gitea.login.password(), name="Gitea")
+
+
+def _progress(transfer: Transfer) -> Progress:
+    """Fetching is the first half, pushing the second."""
+    begun = 50 if transfer.stage == PUSHED else 10
+    return Progress(
+        message=f"objects are {transfer.stage}" if transfer.stage else "comparing refs with upstream",
+        percent=begun + 40 * transfer.percent // 100,
+        items_done=transfer.objects_done,
+        items_total=transfer.objects_total or None,
+        bytes_done=transfer.bytes_done,
+        bytes_per_second=transfer.bytes_per_second,
+    )
 
 
 async def _default_branch(world: World, branch: str, where: str) -> bool:

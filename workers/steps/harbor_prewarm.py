@@ -7,12 +7,11 @@ digest would be another. Safe to repeat: what is here is proven again and not mo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
-import anyio
 from anyio import to_thread
 
 from schemas.progress import Progress
@@ -22,9 +21,9 @@ from workers.adapters.oci import Copier, CopyPlan, Item, Meter, Proof, Wanted, W
 from workers.errors import Stuck, Wait
 from workers.needs import Listed, Needs
 from workers.sovereign import Sovereign
+from workers.telling import telling
 from workers.world import Order, Report, World
 
-LOOK = 1.0  # seconds between two progress lines while bytes move
 OPENING, READING, COPYING = 4, 6, 70  # percent: charts, the plan, the copy; the rest is proof
 CHART_CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 
@@ -81,7 +80,7 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
     copy_plan = await copier.survey([p.wanted for p in places], surveyed)
     await _room(world, copy_plan)
     meter = Meter(copy_plan.bytes_to_move + charts.bytes_moved, len(copy_plan.todo), moved=charts.bytes_moved)
-    await _telling(copier.copy(copy_plan, meter), meter, report)
+    await telling(copier.copy(copy_plan, meter), lambda: report(_progress(meter)))
     if charts.waiting is not None:
         raise charts.waiting  # all that could be had is here; what those charts name is not known yet
 
@@ -243,27 +242,6 @@ def result(
         places=dict(sorted(whereabouts.items())),
         notices=notices,
     )
-
-
-async def _telling(work: Awaitable[None], meter: Meter, report: Report) -> None:
-    """Do the work and say meanwhile how far it is."""
-
-    async def tell() -> None:
-        while True:
-            await report(_progress(meter))
-            await anyio.sleep(LOOK)
-
-    error: Exception | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(tell)
-        try:
-            await work
-        except Exception as raised:
-            error = raised
-        group.cancel_scope.cancel()
-    if error is not None:
-        raise error
-    await report(_progress(meter))
 
 
 def _progress(meter: Meter) -> Progress:

@@ -81,7 +81,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         gitea_port = await stack.enter_async_context(serving(gitea.app))
         workspace = tmp_path / "workspace"
         token = gitea.token()
-        yield Place(bare, host, host_port, gitea, gitea_port, token, Git(workspace, timeout=30), workspace)
+        yield Place(bare, host, host_port, gitea, gitea_port, token, Git(workspace, timeout=120), workspace)
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ async def test_an_empty_gitea_ends_with_everything_upstream_has(place, tmp_path:
     assert (info.default_branch, info.empty, info.mirror) == ("main", False, False)
     assert result.local_sha == result.upstream_sha == place.heads()["refs/heads/main"]
     assert (result.refs, result.refs_changed, result.changes) == (5, 5, 7)
-    assert said
+    assert max(p.bytes_done or 0 for p in said) > 0, "bytes are seen, not only refs"
+    assert [p.percent for p in said if p.percent] == sorted(p.percent for p in said if p.percent)
 
 
 async def test_a_re_run_with_nothing_to_do_says_so(place, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from sandbox.githost import Fault, GitHost, Wrong, passwords
 from sandbox.serving import serving
-from workers.adapters.git import Git, Remote
+from workers.adapters.git import Git, Remote, Transfer
+from workers.adapters.git_progress import FETCHED, PUSHED
 from workers.errors import Stuck, Wait
 
 
@@ -31,6 +32,27 @@ async def test_every_branch_and_tag_arrives_and_no_pull_request(before) -> None:
     assert report.refs == 5
     assert set(report.changed) == set(there)
     assert report.ahead == report.notices == ()
+
+
+class Watched(Transfer):
+    """Remembers what could be seen of it."""
+
+    def heard(self, line: str) -> bool:
+        taken = super().heard(line)
+        self.__dict__.setdefault("seen", []).append((self.stage, self.objects_done, self.bytes_done))
+        return taken
+
+
+async def test_what_moves_is_seen_in_bytes_first_fetched_then_pushed(before) -> None:
+    before.upstream_commits("main", "large.txt", "".join(f"{n * 7919 % 104729:x}" for n in range(100_000)))
+    transfer = Watched()
+    await before.git.mirror(before.upstream, before.local, transfer)
+    seen = [s for s in transfer.__dict__["seen"] if s[0]]
+    assert {stage for stage, _, _ in seen} == {FETCHED, PUSHED}
+    assert [(objects, size) for _, objects, size in seen] == sorted((objects, size) for _, objects, size in seen)
+    fetched = max(size for stage, _, size in seen if stage == FETCHED)
+    assert fetched > 100_000
+    assert transfer.bytes_done > 1.5 * fetched, "and pushed"
 
 
 async def test_a_second_mirror_changes_nothing_and_moves_no_objects(before) -> None:

@@ -318,7 +318,7 @@ async def test_a_hosted_project_where_a_proxy_shall_be_is_an_error(stage: Stage)
     await stage.projects()
     as_proxy(stage, "quay.io")
     with pytest.raises(
-        Stuck, match=r"WrongProject.*proxy-quay: it is hosted; wanted is proxy-quay: a proxy of quay\.io"
+        Stuck, match=r"WrongProject.*it is hosted; wanted is proxy-quay: a proxy of quay\.io"
     ):
         await stage.projects()
 
