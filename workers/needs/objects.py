@@ -132,17 +132,27 @@ def _chart(release: Object, repositories: Mapping[tuple[str, str], Object], reas
         return  # a chartRef's OCIRepository is listed itself; a GitRepository is step 1's
     key = (source.get("namespace") or _key(release)[0], source.get("name", ""))
     repository = repositories.get(key)
-    version = str(spec.get("version") or "")
+    wanted, runs = str(spec.get("version") or ""), _deployed(release)
     if repository is None:
         yield f"{reason}: its HelmRepository {key[0]}/{key[1]} is not there"
     elif not str(_spec(repository).get("url", "")).startswith("oci://"):
         yield f"{reason}: {_spec(repository).get('url')} is no OCI registry; its charts cannot be kept in Harbor"
-    elif not _exact(version):
-        yield f"{reason}: chart version {version!r} is a range, not a pin; it is left out"
     else:
+        if not _exact(wanted):
+            yield f"{reason}: chart version {wanted!r} is a range, not a pin; it is left out"
         base = str(_spec(repository)["url"]).removeprefix("oci://").rstrip("/")
         values = _spec(release).get("values") or {}
-        yield Need(What.CHART, f"{base}/{spec.get('chart')}:{chart_tag(version)}", reason, values=values)
+        for version in dict.fromkeys(v for v in (wanted, runs) if _exact(v)):
+            why = reason if version == wanted else f"{reason}, deployed"
+            name = f"{base}/{spec.get('chart')}:{chart_tag(version)}"
+            # What runs was fetched long ago and lives on in Helm's own Secrets: gone upstream is no error.
+            yield Need(What.CHART, name, why, optional=version != wanted, values=values)
+
+
+def _deployed(release: Object) -> str:
+    """The version that runs, which may lag behind what is wanted: a rollback asks for it again (helm-controller)."""
+    history = (release.get("status") or {}).get("history") or ()
+    return next((str(h.get("chartVersion") or "") for h in history if h.get("status") == "deployed"), "")
 
 
 def _exact(version: str) -> bool:

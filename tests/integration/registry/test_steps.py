@@ -307,6 +307,18 @@ async def test_a_proxy_project_loses_its_retention_and_its_hazards_are_said(stag
     assert (await stage.projects()).changes == 0
 
 
+async def test_harbor_takes_every_default_upstream_as_a_proxy_and_keeps_no_retention(stage: Stage) -> None:
+    for host in ("registry.k8s.io", "gcr.io", "public.ecr.aws"):
+        await stage.site.add_upstream(host)
+    stage.sovereign = stage.site.sovereign(lambda u: u.model_copy(update={"mode": Mode.PROXY}))
+    result = await stage.projects()
+    async with stage.api() as api:
+        have = {p["name"]: p for p in (await api.get("/projects", params={"page_size": 100})).json()}
+    proxies = {u.project for u in stage.sovereign.upstreams}
+    assert proxies <= set(result.created)
+    assert all(have[name].get("registry_id") and "retention_id" not in have[name]["metadata"] for name in proxies)
+
+
 async def test_a_retention_that_stays_though_it_was_deleted_is_no_success(stage: Stage) -> None:
     as_proxy(stage, "ghcr.io")
     stage.site.harbor.faults.add(Fault(Wrong.STATUS, path="/retentions/", methods=("DELETE",), status=404, times=None))
@@ -317,9 +329,7 @@ async def test_a_retention_that_stays_though_it_was_deleted_is_no_success(stage:
 async def test_a_hosted_project_where_a_proxy_shall_be_is_an_error(stage: Stage) -> None:
     await stage.projects()
     as_proxy(stage, "quay.io")
-    with pytest.raises(
-        Stuck, match=r"WrongProject.*it is hosted; wanted is proxy-quay: a proxy of quay\.io"
-    ):
+    with pytest.raises(Stuck, match=r"WrongProject.*it is hosted; wanted is proxy-quay: a proxy of quay\.io"):
         await stage.projects()
 
 

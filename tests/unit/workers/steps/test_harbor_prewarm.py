@@ -166,6 +166,17 @@ def test_a_pinned_chart_is_needed_from_its_repository_and_plus_becomes_underscor
     assert found == (Need(What.CHART, "ghcr.io/openova-io/bp-x:1.2.3_build", "live: HelmRelease n/x"),)
 
 
+def test_the_version_that_runs_is_needed_beside_the_one_that_is_wanted() -> None:
+    status = {
+        "history": [{"chartVersion": "1.2.0", "status": "failed"}, {"chartVersion": "1.1.0", "status": "deployed"}]
+    }
+    for wanted, versions in (("1.2.0", ["1.2.0", "1.1.0"]), ("1.x", ["1.1.0"]), ("1.1.0", ["1.1.0"])):
+        live = {**release(wanted), "status": {"history": [failed, runs]}}
+        found = needs_of([live, repository("oci://ghcr.io/openova-io")], "live").found
+        assert [n.spelled.rpartition(":")[2] for n in found] == versions
+    assert found[0].reason == "live: HelmRelease n/x"
+
+
 @pytest.mark.parametrize(
     ("objects", "words"),
     [
