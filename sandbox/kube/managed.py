@@ -111,9 +111,8 @@ def updated(old: Object | None, new: Object, kind: Type, owner: Owner, now: str,
         after[identity] = Held(one.owner, kept, one.time)
     mine = after.get(owner.identity, Held(owner, {}, now))
     fields = fieldsets.union(mine.fields, changed)
-    before = held.get(owner.identity)
-    time = before.time if before is not None and before.fields == fields else now
-    after[owner.identity] = Held(owner, fields, time)
+    # Whoever took a field is dated now, the same field again too (managedFieldsUpdater.Update).
+    after[owner.identity] = Held(owner, fields, now if changed else mine.time)
     return write(new, after)
 
 
@@ -148,7 +147,8 @@ def applied(
         )
         for identity, one in others.items()
     }
-    unchanged = last is not None and last.fields == claims
+    # A new value in the same field is dated now; an apply that changes nothing is not (managedFieldsUpdater.Apply).
+    unchanged = last is not None and last.fields == claims and not changed and not removed
     after[owner.identity] = Held(owner, claims, last.time if last is not None and unchanged else now)
     return write(result, after)
 
