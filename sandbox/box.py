@@ -288,7 +288,7 @@ class Box:
     def _users(self) -> tuple[str, ...]:
         return self.charter.names if self.charter else ()
 
-    def _broker_login(self, user: str) -> dict[str, str]:
+    def broker_login(self, user: str) -> dict[str, str]:
         """How a user reaches the broker."""
         if self.charter is None:
             return {"url": self.broker.url}
@@ -297,7 +297,7 @@ class Box:
 
     async def _reporter(self, stack: AsyncExitStack) -> Callable[[NodeReport], Coroutine[Any, Any, None]]:
         """How a node's agent reports: over a connection of its own, as on a real node."""
-        broker = BrokerSettings.model_validate(self._broker_login(NODE_AGENT))
+        broker = BrokerSettings.model_validate(self.broker_login(NODE_AGENT))
         stream = await stack.enter_async_context(JetStreamLog.open(broker))
 
         async def publish(report: NodeReport) -> None:
@@ -320,7 +320,7 @@ class Box:
         door = front_door(self.issuer, self.keyring.path(TICKET_KEY))
         for name, file in {BOX: self.settings_file, **self.class_settings}.items():
             kubeconfig = self.kubeconfig if name == BOX else self._kubeconfig_of(name)
-            nats = self._broker_login(name)
+            nats = self.broker_login(name)
             write_settings(file, sovereign, nats=nats, kubeconfig=kubeconfig, workspace=workspace, api=door)
 
     async def _restage(self) -> None:

@@ -24,8 +24,10 @@ jetstream {{
   max_file_store: 2Gb
 }}
 feature_flags {{ js_ack_fc_v2: false }}
+# more
 {more}
 """
+MARKER = "# more"
 # `always`: an acknowledged event has been synced to disk. The flag: nats-py 2.16 cannot read version 2 of the
 # acknowledgement subjects, and a later server may switch it on by default.
 
@@ -78,6 +80,12 @@ class Broker:
             yield broker
         finally:
             await broker.stop()
+
+    def configure(self, more: str) -> None:
+        """What `start` was given as `more`, anew; from the next start on."""
+        file = self.directory / "nats.conf"
+        head, marker, _ = file.read_text(encoding="utf-8").partition(MARKER)
+        file.write_text(f"{head}{marker}\n{more}\n", encoding="utf-8")
 
     async def restart(self) -> None:
         """Start it (again) and wait until it accepts connections."""

@@ -46,6 +46,8 @@ class Charter:
     accounts: Mapping[str, str] = field(default_factory=dict)
     """Class -> `system:serviceaccount:<namespace>:<name>`."""
     secret_namespaces: tuple[str, ...] = ()
+    more: str = ""
+    """Further configuration of the broker."""
 
     def authorization(self) -> str:
         """The broker's configuration: the chart's users, and the sandbox's own."""
@@ -53,7 +55,7 @@ class Charter:
         if not bracket:
             raise ValueError("the chart's broker users are no list")
         ours = f"  {{user: {BOX}, password: ${variable(BOX)}}}\n"
-        return f"authorization {{\n{head}{ours}]{tail}}}\n"
+        return f"authorization {{\n{head}{ours}]{tail}}}\n{self.more}"
 
     @property
     def names(self) -> tuple[str, ...]:

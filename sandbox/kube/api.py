@@ -109,6 +109,8 @@ class Api:
         """(verb, group, plural) that an authorizer in front of RBAC refuses to everybody."""
         self.asked: dict[str, set[Ask]] = {}
         """What each service account asked for and was granted."""
+        self.denied: dict[str, set[Ask]] = {}
+        """What each asked for in vain."""
 
     def answer(self, request: Request) -> Answer:
         """The answer to anything but a watch."""
@@ -161,6 +163,8 @@ class Api:
             if request.user.credential:
                 self.asked.setdefault(request.user.name, set()).add(ask)
             return
+        if request.user.credential:
+            self.denied.setdefault(request.user.name, set()).add(ask)
         where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
         why = f'User "{request.user.name}" cannot {wanted} resource "{ask.full}" in API group "{r.group}" {where}'
         raise errors.forbidden(r.group, ask.full, found.name, why)
