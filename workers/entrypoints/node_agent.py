@@ -2,7 +2,7 @@
 
 The plan is a ConfigMap, so a node that joins later finds it too; beside it stands whose turn it is. The answer
 goes out as a NodeReport, after local Harbor has answered this node: when it does not, the files of before are
-put back. Of the API the agent needs `get`, `list` and `watch` of this one ConfigMap and nothing else.
+put back. Of the API the agent needs `list` and `watch` of this one ConfigMap, by its name, and nothing else.
 """
 
 from __future__ import annotations

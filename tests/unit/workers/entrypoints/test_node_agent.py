@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 from schemas.nodes import Mirror, NodePlan, NodeReport, Turn
+from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import NodeBlock
-from workers.entrypoints.node_agent import NodeAgent, NodeAgentConfig
+from workers.entrypoints.node_agent import NodeAgent, NodeAgentConfig, serve
 from workers.errors import Wait
 
 PLAN = NodePlan(
@@ -170,6 +173,27 @@ async def test_what_containerd_ignored_is_told_with_what_became_of_it(tmp_path: 
     assert report.result == "v2"
     assert "certs.d/corp.test/hosts.toml was ignored by containerd, not ours to mend" in report.message
     assert "certs.d/ghcr.io/hosts.toml was ignored by containerd, written anew" in report.message
+
+
+class OneWatch:
+    """An API that grants the agent what its Role does: to watch one ConfigMap."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def watch(self, *where: Any, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        self.asked.append((*where, name))
+        yield "ADDED", {"data": ORDER}
+        yield "DELETED", {"data": ORDER}
+
+
+async def test_of_the_api_it_watches_one_config_map_and_asks_for_nothing_else(tmp_path: Path) -> None:
+    desk, api = Desk(), OneWatch()
+    files = Containerd(tmp_path / "k3s", tmp_path / "certs.d")
+    await serve(CONFIG, cast(Cluster, api), desk.take, files, Wall(), Registry().probe)
+    assert api.asked == [(CONFIG_MAP, "ns", "plan")]
+    assert desk.reports[0].result == "v2"
+    assert (tmp_path / "certs.d/ghcr.io").exists(), "a plan that is gone is no order to go back"
 
 
 async def test_a_report_that_was_not_taken_is_sent_again(tmp_path: Path) -> None:
