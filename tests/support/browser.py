@@ -18,6 +18,7 @@ QUIET = (
 )  # fmt: skip
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 SIZES = {"desktop": (1280, 900), "phone": (360, 780)}
+BRIEF = {"desktop": ("light",), "phone": ("dark",)}
 
 # What the live region says, line by line, since the page was opened.
 LISTEN = """
@@ -52,12 +53,14 @@ class Watched:
         page.set_default_timeout(30_000)
         return page
 
-    async def shoot(self, page: Page, name: str) -> list[str]:
-        """The whole page, phone and desktop, light and dark; what an inspector complains of in any of them."""
+    async def shoot(self, page: Page, name: str, *, briefly: bool = False) -> list[str]:
+        """The whole page, phone and desktop, light and dark; what an inspector complains of in any of them.
+
+        `briefly`: two of the four, while the moment lasts."""
         wrong: list[str] = []
         for size, (width, height) in SIZES.items():
             await page.set_viewport_size({"width": width, "height": height})
-            for scheme in ("light", "dark"):
+            for scheme in BRIEF[size] if briefly else ("light", "dark"):
                 await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
                 await page.screenshot(path=self.shots / f"{name}-{size}-{scheme}.png", full_page=True)
                 wrong += [f"{name}, {size}, {scheme}: {line}" for line in await page.evaluate(INSPECT)]
@@ -66,6 +69,7 @@ class Watched:
         if wide > 320:
             wrong.append(f"{name}: {wide} px wide on a screen of 320")
         await page.set_viewport_size({"width": 1280, "height": 900})
+        await page.emulate_media(color_scheme="light", reduced_motion="no-preference")
         return wrong
 
 

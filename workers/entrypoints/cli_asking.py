@@ -15,6 +15,7 @@ from events.export import Finding, Rewritten
 from events.fold import State
 from events.picture import picture
 from schemas import events as facts
+from workers.autofire.rule import pending
 from workers.entrypoints import asking, cli_remote, cli_watching, printing
 from workers.entrypoints.asking import Answer, Comparison
 from workers.entrypoints.cli_common import (
@@ -112,8 +113,10 @@ def cancel(
 
 async def _tell(settings: Settings, data: facts.Requested | facts.CancelRequested, wait: float) -> Answer:
     async with asking.listening(settings) as stream:
-        if isinstance(data, facts.CancelRequested) and not (await asking.state(stream)).active:
-            raise Failed("no run is active; nothing was published")
+        if isinstance(data, facts.CancelRequested):
+            state = await asking.state(stream)
+            if not state.active and pending(state) is None:
+                raise Failed("no run is active, and auto-fire is not armed; nothing was published")
         seq = await asking.publish(settings, stream, data)
         return await asking.answer(stream, seq, wait) if wait > 0 else Answer(seq)
 
@@ -123,6 +126,8 @@ def _report(answer: Answer, output: str, done: str, unanswered: str) -> None:
         click.echo(json.dumps(asdict(answer)))
     elif answer.run:
         click.echo(f"message {answer.sequence}: {done.format(run=answer.run)}")
+    elif answer.run == "":
+        click.echo(f"message {answer.sequence}: auto-fire is cancelled for good")
     elif not answer.refused:
         click.echo(f"message {answer.sequence} is in the log; nobody has answered yet: {unanswered}")
     if answer.refused:

@@ -184,9 +184,12 @@ function paintSteps(s) {
 function paintLog() {
   text($("log-count"), known.lines.length ? count(known.lines.length, "line", "lines") : "");
   if (!$("log").open || Number($("log-lines").dataset.at) === known.cursor) return;
-  $("log-lines").dataset.at = known.cursor;
+  const list = $("log-lines");
+  const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
+  list.dataset.at = known.cursor;
   fill($("log-lines"), ...known.lines.slice(-120).map((line) => h("li", { "data-level": line.level },
     h("time", { datetime: line.time }, when(line.time, false)), h("code", {}, line.step || "cutover"), h("span", {}, line.message))));
+  if (atEnd) list.scrollTop = list.scrollHeight; // whoever reads further up is left there
 }
 
 // --- clocks -----------------------------------------------------------------------------------------------------
