@@ -167,9 +167,7 @@ def test_a_pinned_chart_is_needed_from_its_repository_and_plus_becomes_underscor
 
 
 def test_the_version_that_runs_is_needed_beside_the_one_that_is_wanted() -> None:
-    status = {
-        "history": [{"chartVersion": "1.2.0", "status": "failed"}, {"chartVersion": "1.1.0", "status": "deployed"}]
-    }
+    failed, runs = {"chartVersion": "1.2.0", "status": "failed"}, {"chartVersion": "1.1.0", "status": "deployed"}
     for wanted, versions in (("1.2.0", ["1.2.0", "1.1.0"]), ("1.x", ["1.1.0"]), ("1.1.0", ["1.1.0"])):
         live = {**release(wanted), "status": {"history": [failed, runs]}}
         found = needs_of([live, repository("oci://ghcr.io/openova-io")], "live").found
