@@ -39,7 +39,7 @@ def ca_of(plan: NodePlan) -> str | None:
     return str(K3S / HOME / "ca.crt") if plan.ca else plan.ca_file
 
 
-def hosts_toml(endpoint: str, ca_file: str | None = None) -> str:
+def hosts_toml(endpoint: str, ca_file: str | None = None, *, header: str = HEADER) -> str:
     """One host's `hosts.toml`: local endpoint as mirror and as `server`, so that no fallback leads out.
 
     Upstream containerd takes a missing `server` for the original registry, k3s's build for none: naming the
@@ -51,7 +51,7 @@ def hosts_toml(endpoint: str, ca_file: str | None = None) -> str:
     if ca_file:
         entry["ca"] = ca_file
     # TOML: root keys must stand before the first table; tomli-w keeps this order.
-    return HEADER + tomli_w.dumps({"server": endpoint, **entry, "host": {endpoint: entry}})
+    return header + tomli_w.dumps({"server": endpoint, **entry, "host": {endpoint: entry}})
 
 
 def _has_project(endpoint: str) -> bool:
@@ -162,7 +162,8 @@ class Containerd:
         if plan.ca:
             files[self.k3s / HOME / "ca.crt"] = plan.ca
         for host, endpoint in endpoints.items():
-            text = hosts_toml(endpoint, ca_of(plan))
+            # The local registry is no mirror, so k3s would not write its file again: it must not take it for its own.
+            text = hosts_toml(endpoint, ca_of(plan), header="" if host == plan.registry else HEADER)
             check(host, text, endpoint)
             files[self.certs / directory_of(host) / "hosts.toml"] = text
         files |= dict.fromkeys(self._astray(plan))

@@ -133,6 +133,15 @@ def test_what_k3s_made_for_all_other_hosts_goes_when_it_leads_upstream(tmp_path:
     assert (node.certs / "_default/hosts.toml").read_text() == corp
 
 
+def test_the_next_start_of_k3s_makes_the_same_of_registries_yaml_and_leaves_the_rest(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    node.write(PLAN)
+    mirrors = yaml.safe_load((node.k3s / "registries.yaml").read_text())["mirrors"]
+    generated = {p.name for p in node.certs.iterdir() if (p / "hosts.toml").read_text().startswith(HEADER)}
+    assert generated == mirrors.keys(), "what begins so is deleted, and written anew only for a listed host"
+    assert {p.name for p in node.certs.iterdir()} - generated == {"harbor.sovereign.test"}
+
+
 def test_the_local_registrys_ca_is_put_on_the_node_and_named_by_its_path_there(tmp_path: Path) -> None:
     node = files(tmp_path)
     node.write(PLAN.model_copy(update={"ca": "-----BEGIN CERTIFICATE-----"}))
