@@ -14,7 +14,7 @@ from pool_bench import Bench, opened
 
 from events import subjects
 from events.flow import FIRST
-from events.jetstream import Broker, JetStreamLog, StreamDrift
+from events.jetstream import ADMISSION, Broker, JetStreamLog, StreamDrift
 from events.journal import Journal
 from events.log import Conflict, Emit, LogFull, LogUnavailable
 from sandbox.broker import free_port
@@ -40,6 +40,19 @@ async def test_a_drifted_consumer_is_refused_with_the_difference(bench: Bench) -
     config.max_ack_pending = 10
     await bench.stream.js.add_consumer("CATALYST_CUTOVER", config)
     with pytest.raises(StreamDrift, match="consumer step-3: max_ack_pending is 10, must be 1"):
+        await bench.stream.ensure()
+
+
+async def test_a_consumer_of_an_earlier_version_gets_its_new_filter_and_keeps_its_place(bench: Bench) -> None:
+    js, stream = bench.stream.js, "CATALYST_CUTOVER"
+    config = (await js.consumer_info(stream, ADMISSION)).config
+    config.filter_subjects = [subjects.REQUESTED, subjects.CANCEL]
+    await js.add_consumer(stream, config)
+    await bench.stream.ensure()
+    assert subjects.LOGIN in (await js.consumer_info(stream, ADMISSION)).config.filter_subjects
+    config.filter_subjects = [subjects.REQUESTED]  # nobody's version: somebody changed it
+    await js.add_consumer(stream, config)
+    with pytest.raises(StreamDrift, match="filter_subjects"):
         await bench.stream.ensure()
 
 
