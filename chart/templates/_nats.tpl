@@ -24,7 +24,7 @@ in *, and the durables of others are denied by name. Acknowledgements carry the 
   "pivot" (list "journal" "rejected" "step.5" "step.6" "step.7" "step.8")
   "proof" (list "journal" "rejected")
   "control" (list "journal" "rejected" "step.1")
-  "api" (list "requested" "cancel")
+  "api" (list "requested" "cancel" "login" "step.*")
   "operator" (list "requested" "cancel" "step.*") -}}
 users: [
 {{- range $class := splitList "," (printf "%s,operator" (include "cutover.classes" $)) }}
