@@ -256,7 +256,15 @@ def _readings(app: FastAPI, front: Front, door: Door) -> None:
 
 def _events(app: FastAPI, front: Front, door: Door, readers: Readers) -> None:
     guarded = documented(400, 401, 403, 408, 413, 415, 431, 503)
-    stream = {"description": "Events without end", "content": {EventStream.media_type: {"schema": {"type": "string"}}}}
+    schema = {
+        "type": "object", "required": ["event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$", "description": "Stream sequence; `status` has none"},
+            "event": {"type": "string", "description": "Kind of the fact, or `status`, `lagged`"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }  # fmt: skip
+    stream = {"description": "Events without end", "content": {EventStream.media_type: {"schema": schema}}}
 
     @app.post(
         f"{BASE}/ticket", response_model=Ticket, responses=documented(400, 401, 403, 408, 413, 415, 431, 503),
