@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from anyio import to_thread
@@ -18,6 +19,7 @@ from workers.declared.files import Root, manifests, substituted
 from workers.declared.repository import root_of
 from workers.errors import Trouble
 from workers.sovereign import Sovereign
+from workers.steps.helmrepo_patches.sources import PACKAGE_KINDS, resolved_locally
 from workers.world import World
 
 _SOURCE = re.compile(rf"^\s*kind:\s*[\"']?({'|'.join(ADDRESS)})\b", re.MULTILINE)
@@ -35,10 +37,17 @@ async def in_git(world: World) -> list[Finding]:
         roots = [root_of(k) for k in await world.cluster.list(KUSTOMIZATION) if follows(k, sovereign)]
         url = f"{gitea.url.rstrip('/')}/{where}.git"
         remote = Remote(url, gitea.login.username, gitea.login.password(), name="Gitea")
+        judge = replace(Judge.of(sovereign, None, False), fetched_here=await _fetched_here(world))
         async with world.git.checkout(remote, sovereign.upstream_git.branch) as tree:
-            return await to_thread.run_sync(declared_below, tree.path, roots, Judge.of(sovereign, None, False))
+            return await to_thread.run_sync(declared_below, tree.path, roots, judge)
     except Trouble as error:
         return [unread(kinds.GIT, "Git repository", where, error)]
+
+
+async def _fetched_here(world: World) -> frozenset[str]:
+    """Packages whose names stay upstream's, in Git too, and that Crossplane gets from local Harbor all the same."""
+    live = [obj for kind in PACKAGE_KINDS if await world.cluster.served(kind) for obj in await world.cluster.list(kind)]
+    return frozenset(str(obj["spec"]["package"]) for obj in live if resolved_locally(obj, world.sovereign))
 
 
 def follows(kustomization: Object, sovereign: Sovereign) -> bool:

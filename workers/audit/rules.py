@@ -53,6 +53,8 @@ class Judge:
     """True when every node holds a plan that leads to local Harbor alone."""
     mirrored: frozenset[str]
     """Hosts that this plan covers."""
+    fetched_here: frozenset[str] = frozenset()
+    """Packages, as they are named, that Crossplane says it got from local Harbor: their names stay (ImageConfig)."""
 
     @classmethod
     def of(cls, sovereign: Sovereign, plan: NodePlan | None, pivoted: bool) -> Judge:
@@ -66,7 +68,9 @@ class Judge:
         """A Flux source, a Crossplane package, or what k3s fetches by itself."""
         kind = str(obj["kind"])
         tether = _tether_of(kind)
-        if kind in _PACKAGES and resolved_locally(obj, self.sovereign):
+        if kind in _PACKAGES and (
+            resolved_locally(obj, self.sovereign) or (obj.get("spec") or {}).get("package") in self.fetched_here
+        ):
             return  # an ImageConfig sends it to local Harbor, and Crossplane says that it came from there
         for field in ADDRESS[kind]:
             said = str((obj.get("spec") or {}).get(field) or "")

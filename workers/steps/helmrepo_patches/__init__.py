@@ -137,7 +137,7 @@ def _summary(done: Done, fetched: Fetched, foreign: Collection[str]) -> str:
     if foreign:
         words.append(
             f"left alone, of third parties: {', '.join(list(foreign)[:10])}; they cannot be fetched under the block: "
-            "mirror each into local Harbor and point it there, or except it from the proof"
+            "copy each into local Harbor or Gitea and point it there, or accept its host (accepted_hosts)"
         )
     return "; ".join(words)
 
@@ -258,8 +258,11 @@ async def _fetch(world: World, before: Seen, *, again: bool) -> Fetched:
     cluster, timeout = world.cluster, world.sovereign.flux.timeout
     now = await observe(world)
     local = {key_of(obj): obj for obj in now.of(HELM_REPOSITORY.kind) if is_local(address(obj), world.sovereign)}
-    todo = charts.fetches(now.charts.values(), local, now.releases)
+    moved = {key_of(obj) for obj in before.of(HELM_REPOSITORY.kind) if not is_local(address(obj), world.sovereign)}
+    todo = charts.fetches(now.charts.values(), local, now.releases, moved=moved)
     differ = await charts.fetch(cluster, now.charts, todo, timeout) if todo.keys else []
+    if todo.by_us or any(charts.copied_from(chart) for chart in now.charts.values()):
+        await charts.drop_copies(cluster)
     await charts.releases_ready(cluster, before.releases, timeout, again=again or bool(todo.keys))
     return Fetched(len(todo.keys), len(todo.dormant), tuple(differ))
 

@@ -15,6 +15,9 @@ from workers.adapters.cluster import HELM_CHART, HELM_RELEASE, KUSTOMIZATION, Cl
 from workers.declared.reconcile import Key, brought, each, lagging, patiently, request
 from workers.errors import Stuck
 
+COPY_OF = "cutover.catalyst/copy-of"
+"""On the copy that is kept of a chart which only we would make again: the name of that chart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fetches:
@@ -40,8 +43,17 @@ def stale(chart: Object, repository: Object) -> bool:
     return fetched is None or since is None or fetched < since
 
 
-def fetches(charts: Iterable[Object], repositories: Mapping[Key, Object], releases: Mapping[Key, Object]) -> Fetches:
-    """Which charts of these (local) repositories are still copies from before they were local."""
+def fetches(
+    charts: Iterable[Object],
+    repositories: Mapping[Key, Object],
+    releases: Mapping[Key, Object],
+    *,
+    moved: Collection[Key] = (),
+) -> Fetches:
+    """Which charts of these (local) repositories are still copies from before they were local.
+
+    Repositories that were `moved` just now need no comparing of times, which count whole seconds.
+    """
     makers = {_chart_of(release): key for key, release in releases.items()}
     by_release: dict[Key, Key] = {}
     by_kustomization: dict[Key, Key] = {}
@@ -49,7 +61,9 @@ def fetches(charts: Iterable[Object], repositories: Mapping[Key, Object], releas
     dormant: list[Key] = []
     for chart in charts:
         key, source = key_of(chart), flux.source_of(chart, "HelmRepository")
-        if source is None or source not in repositories or not stale(chart, repositories[source]):
+        if source is None or source not in repositories:
+            continue
+        if source not in moved and not stale(chart, repositories[source]):
             continue
         release = makers.get(key) or flux.owner(chart, flux.OWNED_BY_RELEASE)
         if chart["spec"].get("suspend"):
@@ -63,7 +77,36 @@ def fetches(charts: Iterable[Object], repositories: Mapping[Key, Object], releas
             by_kustomization[key] = owner
         else:
             by_us.append(key)
-    return Fetches(by_release, by_kustomization, tuple(by_us), tuple(dormant))
+    return Fetches({**by_release, **_gone(charts, makers, releases)}, by_kustomization, tuple(by_us), tuple(dormant))
+
+
+def _gone(charts: Iterable[Object], makers: Mapping[Key, Key], releases: Mapping[Key, Object]) -> dict[Key, Key]:
+    """Charts that releases name and that are not there: an earlier attempt ended between deleting and asking."""
+    there = {key_of(chart) for chart in charts}
+    return {
+        key: release
+        for key, release in makers.items()
+        if key[1] and key not in there and not releases[release]["spec"].get("suspend")
+    }
+
+
+def copied_from(chart: Object) -> str | None:
+    """Of which chart this is the copy that an attempt keeps; None for any other chart."""
+    name: str | None = (chart["metadata"].get("annotations") or {}).get(COPY_OF)
+    return name
+
+
+async def restore(cluster: Cluster, charts: Mapping[Key, Object]) -> bool:
+    """Charts that an earlier attempt deleted and did not make again are there again. True when there were any."""
+    lost = [chart for key, chart in charts.items() if (name := copied_from(chart)) and (key[0], name) not in charts]
+    await each(lost, lambda copy: _make(cluster, copy, str(copied_from(copy))))
+    return bool(lost)
+
+
+async def drop_copies(cluster: Cluster) -> None:
+    """No copy is kept any more."""
+    kept = [key_of(chart) for chart in await cluster.list(HELM_CHART) if copied_from(chart)]
+    await each(kept, lambda key: cluster.delete(HELM_CHART, key[1], key[0]))
 
 
 def _chart_of(release: Object) -> Key:
@@ -104,14 +147,15 @@ async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, t
 
     Other bytes are told and not refused: upstream published that version again, and step 3 copied what it serves.
     """
-    before = {key: charts[key] for key in plan.keys}
+    before = {key: charts[key] for key in plan.keys if key in charts}
+    await each(plan.by_us, lambda key: _make(cluster, before[key], f"{key[1][:240]}-cutover", copy_of=key[1]))
     await each(before, lambda key: cluster.delete(HELM_CHART, key[1], key[0]))
     # A finalizer holds each until its archive is gone; its owner must not find the old one still there.
     uids = {_uid(chart) for chart in before.values()}
     await cluster.wait_all(
         HELM_CHART, None, lambda seen: not uids & {c["metadata"]["uid"] for c in seen.values()}, timeout
     )
-    await each(plan.by_us, lambda key: _make_again(cluster, before[key]))
+    await each(plan.by_us, lambda key: _make(cluster, before[key], key[1]))
 
     async def ask(late: Iterable[Key]) -> None:
         keys = set(late)
@@ -119,9 +163,9 @@ async def fetch(cluster: Cluster, charts: Mapping[Key, Object], plan: Fetches, t
         await request(cluster, KUSTOMIZATION, {owner for key, owner in plan.by_kustomization.items() if key in keys})
 
     def lagging_(seen: Seen) -> dict[Key, flux.Verdict]:
-        return lagging({key: _fetched(chart, seen.get(key)) for key, chart in before.items()})
+        return lagging({key: _fetched(before.get(key), seen.get(key)) for key in plan.keys})
 
-    await ask(before)
+    await ask(plan.keys)
     after = await patiently(cluster, HELM_CHART, lambda seen: not lagging_(seen), lagging_, timeout, nudge=ask)
     if moved_on := other_versions(before, after):
         message = f"local Harbor serves another version than upstream did: {'; '.join(moved_on[:5])}"
@@ -133,8 +177,8 @@ def _uid(obj: Object) -> str:
     return str(obj["metadata"]["uid"])
 
 
-def _fetched(before: Object, now: Object | None) -> flux.Verdict:
-    if now is None or _uid(now) == _uid(before):
+def _fetched(before: Object | None, now: Object | None) -> flux.Verdict:
+    if now is None or (before is not None and _uid(now) == _uid(before)):
         return flux.Verdict(flux.State.WAITING, "NotMadeAnew", "its owner has not made it again yet")
     verdict = flux.converged(now)
     if verdict.state is flux.State.READY and flux.fetched_at(now) is None:
@@ -142,11 +186,14 @@ def _fetched(before: Object, now: Object | None) -> flux.Verdict:
     return verdict
 
 
-async def _make_again(cluster: Cluster, chart: Object) -> None:
+async def _make(cluster: Cluster, chart: Object, name: str, *, copy_of: str | None = None) -> None:
+    """A chart as that one, under this name."""
     meta = chart["metadata"]
-    kept = {key: meta[key] for key in ("name", "namespace", "labels", "annotations") if key in meta}
+    notes = {k: v for k, v in (meta.get("annotations") or {}).items() if k != COPY_OF}
+    notes |= {COPY_OF: copy_of} if copy_of else {}
+    made = {"name": name, "namespace": meta["namespace"], "labels": meta.get("labels") or {}, "annotations": notes}
     try:
-        await cluster.create(HELM_CHART, {"metadata": kept, "spec": chart["spec"]})
+        await cluster.create(HELM_CHART, {"metadata": made, "spec": chart["spec"]})
     except Exists:
         return
 
