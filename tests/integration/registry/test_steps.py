@@ -545,22 +545,29 @@ async def test_a_project_that_only_a_chart_names_is_made(stage: Stage) -> None:
 
 async def test_charts_that_cannot_be_had_now_hold_up_nothing_else_and_are_waited_for(stage: Stage) -> None:
     await stage.projects()
-    faults = stage.site.upstream["ghcr.io"].faults
-    away = Fault(Wrong.STATUS, path="/bp-cilium/blobs", status=503, times=None)
+    for registry in stage.site.upstream.values():
+        registry.faults.add(Fault(Wrong.STATUS, path="/bp-cilium/blobs", status=503, times=None))
+    with pytest.raises(Wait, match=r"UpstreamUnavailable.*bp-cilium"):
+        await stage.prewarm()
+    assert stage.site.harbor.store.exists("proxy-docker/library/nats")
+
+
+async def test_a_chart_that_came_too_late_to_be_opened_is_no_success(stage: Stage) -> None:
+    await stage.projects()
+    faults = stage.site.harbor.faults
+    away = Fault(Wrong.STATUS, path="/openova-io/bp-cilium/blobs", status=503, times=None)
     faults.add(away)
     tell = stage.tell
 
-    async def and_then_it_is_back(progress: Progress) -> None:
+    async def and_then_it_works(progress: Progress) -> None:
         if progress.message == "reading manifests" and away in faults.staged:
             faults.staged.remove(away)
         await tell(progress)
 
-    stage.tell = and_then_it_is_back  # type: ignore[method-assign]
-    # The chart could be copied in the end, but not opened: what it names is not known.
-    with pytest.raises(Wait, match=r"UpstreamUnavailable.*bp-cilium"):
+    stage.tell = and_then_it_works  # type: ignore[method-assign]
+    with pytest.raises(Wait, match=r"HarborUnavailable.*bp-cilium"):
         await stage.prewarm()
-    assert stage.site.harbor.store.exists("proxy-docker/library/nats")
-    assert stage.site.harbor.store.exists("openova-io/bp-cilium")
+    assert stage.site.harbor.store.exists("openova-io/bp-cilium"), "it is here, and nobody knows what it names"
     assert "ghcr.io/openova-io/bp-cilium:1.1.1" in (await stage.prewarm()).references
 
 
