@@ -7,7 +7,7 @@ asked on what that one would make. Trouble that would stop a step is told here, 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from difflib import unified_diff
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from events.flow import STEPS
-from workers import credentials, flux, needs
+from workers import copy_sizes, credentials, flux, needs
 from workers.adapters.cluster import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -31,7 +31,7 @@ from workers.adapters.cluster import (
 )
 from workers.adapters.containerd import plan_digest
 from workers.adapters.git import Worktree
-from workers.adapters.oci import What, literal_projects
+from workers.adapters.oci import CopyPlan, Wanted, What, literal_projects
 from workers.declared.changes import Change, at, holds
 from workers.declared.files import plan_edits
 from workers.declared.repository import root_of
@@ -87,12 +87,15 @@ class Ground:
     listed: Sequence[needs.Listed]
     notices: Sequence[str]
     kustomizations: Sequence[Object]
+    sizes: bool = False
+    """Read upstream's manifests to tell how much there is to copy. Docker Hub counts them as pulls."""
 
 
-async def preview(world: World) -> list[Preview]:
+async def preview(world: World, *, sizes: bool = False) -> list[Preview]:
     """Every step's preview. Raises Wait, Stuck when neither local nor upstream Git can be read."""
     found = [Preview(step.slug) for step in STEPS]
     async with _ground(world) as ground:
+        ground.sizes = sizes
         for step, ask in zip(found, ASKED, strict=True):
             try:
                 await ask(world, ground, step)
@@ -155,6 +158,8 @@ async def _projects(world: World, ground: Ground, said: Preview) -> None:
 
 async def _prewarm(world: World, ground: Ground, said: Preview) -> None:
     said.notes.extend(ground.notices)
+    absent: list[harbor_prewarm.Place] = []
+    placed: set[str] = set()
     for place in harbor_prewarm.plan(world.sovereign, ground.listed):
         wanted = place.wanted
         project = await world.harbor.project(wanted.repository.partition("/")[0])
@@ -163,9 +168,37 @@ async def _prewarm(world: World, ground: Ground, said: Preview) -> None:
         elif project.registry_id is not None:  # a proxy that is asked by its registry fetches what it lacks
             here = await world.harbor.has_artifact(wanted.repository, wanted.tag)
         else:
+            placed.add(project.name)
             here = await world.registries.local_digest(wanted.repository, wanted.tag) is not None
         if not here:
-            said.add(f"{wanted.repository}:{wanted.tag}", f"+ copy of {wanted.reference}", *_reasons(place.listed))
+            absent.append(place)
+    sizes = await _sizes(world, [p.wanted for p in absent], placed, said) if ground.sizes else {}
+    for place in absent:
+        wanted, size = place.wanted, sizes.get(place.wanted)
+        measure = (f"  {size}",) if size else ()
+        lines = (f"+ copy of {wanted.reference}", *measure, *_reasons(place.listed))
+        said.add(f"{wanted.repository}:{wanted.tag}", *lines)
+
+
+async def _sizes(
+    world: World, wanted: Sequence[Wanted], placed: Collection[str], said: Preview
+) -> dict[Wanted, copy_sizes.Measure]:
+    """By upstream's manifests; what upstream does not give is told. A proxy project is filled by asking: left out."""
+
+    async def unheard(_done: int) -> None:
+        return
+
+    copier = world.registries.copier()
+    hosted = [w for w in wanted if not w.pulled]
+    here = [w for w in hosted if w.repository.partition("/")[0] in placed]
+    known, new = await copier.survey(here, unheard), await copier.unplaced([w for w in hosted if w not in here])
+    plan = CopyPlan(
+        (*known.items, *new.items), known.known, (*known.postponed, *new.postponed), (*known.absent, *new.absent)
+    )
+    said.notes.append(copy_sizes.total(plan))
+    said.notes.extend(f"size not known yet: {wait}" for wait in plan.postponed)
+    said.notes.extend(f"optional, and not upstream: {one.reference}: {why}" for one, why in plan.absent)
+    return dict(copy_sizes.measured(plan))
 
 
 def _reasons(listed: Iterable[needs.Listed]) -> Iterator[str]:

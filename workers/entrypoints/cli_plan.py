@@ -19,11 +19,12 @@ from workers.plan import Planned, Preview, preview
 
 @click.command("plan", short_help="Show what a cutover would change.")
 @click.option("--diff/--no-diff", default=True, show_default=True, help="Show each change's lines.")
+@click.option("--sizes/--no-sizes", default=True, show_default=True, help="Read upstream's manifests for sizes.")
 @output_option
 @api_options
 @config_option
 @click.pass_context
-def command(ctx: click.Context, diff: bool, output: str, api: str | None, token_file: Path | None) -> None:
+def command(ctx: click.Context, diff: bool, sizes: bool, output: str, api: str | None, token_file: Path | None) -> None:
     """Show what each step would change, object by object, and change nothing.
 
     Asks the cluster, Gitea, Harbor and upstream Git as they are now. What would stop a step is told as trouble, and
@@ -36,7 +37,7 @@ def command(ctx: click.Context, diff: bool, output: str, api: str | None, token_
       cutover plan --output json | jq '.[] | {step, changes: (.changes | length), trouble}'
     """
     remote = remote_of(api, token_file)
-    found = run(_asked(remote) if remote else _preview(settings_of(ctx)))
+    found = run(_asked(remote) if remote else _preview(settings_of(ctx), sizes))
     if output == "json":
         click.echo(json.dumps([asdict(step) for step in found], indent=2))
     else:
@@ -57,11 +58,11 @@ async def _asked(remote: Remote) -> list[Preview]:
     ]  # fmt: skip
 
 
-async def _preview(settings: Settings) -> list[Preview]:
+async def _preview(settings: Settings, sizes: bool) -> list[Preview]:
     from workers.entrypoints import wiring
 
     async with wiring.cluster(settings) as cluster, wiring.world(settings, cluster, NodeLog(settings.nats)) as world:
-        return await preview(world)
+        return await preview(world, sizes=sizes)
 
 
 def lines(found: Iterable[Preview], diff: bool) -> Iterable[str]:

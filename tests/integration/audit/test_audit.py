@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +17,9 @@ from acceptance_scene import Scene, exported, in_one_task, scene
 
 from events.envelope import data_of, read
 from events.flow import SLUGS
+from events.picture import picture
 from events.subjects import JOURNAL
-from schemas.events import Audited
+from schemas.events import Audited, StepSucceeded
 from workers.adapters.cluster import Cluster
 from workers.audit.finding import Audit, Severity
 from workers.audit.survey import audit
@@ -125,6 +127,10 @@ async def test_no_report_holds_a_credential(sovereign: Scene, tmp_path: Path) ->
         assert file.read_text().strip() not in written
 
 
+planned: list[int] = []
+"""Bytes that the plan said would be moved."""
+
+
 async def test_a_plan_names_what_every_step_would_change_and_changes_nothing(sovereign: Scene) -> None:
     before = await everything(sovereign)
     said = await sovereign.type("plan", "--output", "json")
@@ -138,8 +144,16 @@ async def test_a_plan_names_what_every_step_would_change_and_changes_nothing(sov
     assert "+ spec.url: oci://harbor.sovereign.test/openova-io" in charts["HelmRepository flux-system/bp-loki"]
     assert any(what.startswith("Git clusters/_template/bootstrap-kit/") for what in charts)
     assert charts["Secret flux-system/ghcr-pull"] == ["- login at ghcr.io", "- login at harbor.openova.io"]
-    copies = {change["what"] for change in steps["harbor-prewarm"]["changes"]}
-    assert "proxy-docker/library/postgres:16.6" in copies
+    copies = {change["what"]: change["diff"] for change in steps["harbor-prewarm"]["changes"]}
+    size = re.fullmatch(
+        r"  (\d+) bytes, (\d+) of them in no other, (\d+) not here yet", copies["proxy-docker/library/postgres:16.6"][1]
+    )
+    assert size is not None
+    whole, unique, missing = map(int, size.groups())
+    assert whole > missing >= unique > 0, "manifests are in the whole alone"
+    assert all("bytes" in diff[1] for diff in copies.values())
+    (note,) = [note for note in steps["harbor-prewarm"]["notes"] if "bytes to move" in note]
+    planned.append(int(note.split()[0]))
 
 
 async def test_a_plan_tells_of_a_project_of_the_wrong_kind_before_anything_is_touched(sovereign: Scene) -> None:
@@ -177,6 +191,9 @@ async def test_after_the_cutover_one_to_seven_are_gone_and_the_log_says_so(sover
     assert [str(f) for f in found.counting] == []
     assert (await sovereign.type("audit")).code == 0
     assert (await next_audit(sovereign, before, clean=True)).findings == ()
+    done = [data_of(read(entry.raw)) for entry in await sovereign.entries(JOURNAL)]
+    (copied,) = [d.result for d in done if isinstance(d, StepSucceeded) and d.step == "harbor-prewarm"]
+    assert copied["bytes_moved"] >= planned[0] > 0, "charts bring images that no plan can know"
 
 
 async def test_a_week_later_hosted_projects_hold_everything_and_what_one_loses_is_found(sovereign: Scene) -> None:
@@ -230,10 +247,13 @@ async def test_a_source_that_leads_upstream_again_is_in_the_journal_and_so_is_it
     fact = await next_audit(sovereign, before, clean=False)
     [finding] = fact.findings
     assert (finding["kind"], finding["name"], finding["host"]) == ("HelmRepository", "bp-loki", "ghcr.io")
+    shown = picture(await sovereign.state())
+    assert (shown["tethersFound"], shown["cutoverComplete"]) == ("1", "true"), "what was shown that day stays shown"
     since = await sovereign.head()
     local = {"spec": {"url": "oci://harbor.sovereign.test/openova-io"}}
     await kube.request("PATCH", HELM, local, content_type=MERGE)
     await next_audit(sovereign, since, clean=True)
+    assert picture(await sovereign.state())["tethersFound"] == "0"
     await kube.request("PATCH", kustomization, {"spec": {"suspend": False}}, content_type=MERGE)
 
 

@@ -110,6 +110,22 @@ class Copier:
         known = frozenset(d for d, homes in self._homes.items() if homes)
         return CopyPlan(tuple(i for _, i in sorted(items.items()) if i), known, tuple(postponed), tuple(absent))
 
+    async def unplaced(self, wanted: Sequence[Wanted]) -> CopyPlan:
+        """The plan for projects that are not there yet, where all is missing. Reads upstream and asks nothing here."""
+        postponed: list[Wait] = []
+
+        async def willing(number: int) -> Item | None:
+            try:
+                found = await self._upstream(wanted[number])
+            except Wait as wait:
+                postponed.append(wait)
+                return None
+            return Item(wanted[number], found, found.blobs)
+
+        numbers = await self._affordable(wanted, list(range(len(wanted))), postponed)
+        items = await each(numbers, ITEMS, willing)
+        return CopyPlan(tuple(i for i in items if i), postponed=tuple(postponed))
+
     async def _affordable(self, wanted: Sequence[Wanted], numbers: list[int], postponed: list[Wait]) -> list[int]:
         """Those for which the registry's rate limit has room. Docker Hub tells by HEAD how much that is."""
         counted = [n for n in numbers if self._canonical(wanted[n]) == LIMITED]
