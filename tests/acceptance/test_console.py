@@ -252,6 +252,7 @@ async def finish(stage: Stage, film: Film, page: Page, other: Page) -> None:
     film.kept["certificate's name"] = given.suggested_filename
     await expect(page.locator("#drift-title")).to_have_text("No drift")
     await page.locator("#log summary").click()
+    await expect(page.locator("#log-lines li").last).to_be_visible()
     film.kept["log"] = await page.locator("#log-lines").inner_text()
     film.complaints += await film.watched.shoot(page, "done")
 

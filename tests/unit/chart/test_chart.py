@@ -363,3 +363,12 @@ def test_the_node_agent_has_two_host_paths_and_one_power() -> None:
 def test_an_image_is_never_named_by_a_tag(digest: str) -> None:
     with pytest.raises(helm_python.HelmValuesError):
         render({"image": {"digest": digest}})
+
+
+@pytest.mark.parametrize(("kind", "resource"), [("Secret", "secrets"), ("ConfigMap", "configmaps")])
+def test_what_shows_the_handover_may_be_looked_at_by_whoever_admits_and_by_name_only(kind: str, resource: str) -> None:
+    values = full({"settings": {"handover": {"kind": kind, "namespace": "catalyst", "name": "sealed"}}})
+    found = [g for g in grants(render(values)) if g.namespace == "catalyst" and g.name == "sealed"]
+    assert [(g.account.rpartition(":")[2].endswith("control"), g.verb, g.resource) for g in found] == [
+        (True, "get", resource)
+    ]
