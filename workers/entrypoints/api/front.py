@@ -182,19 +182,23 @@ class Front:
             ):
                 return {"sovereign": settings.sovereign.fqdn, **report.document(await survey(world))}
 
-        return {"plan": plan, "audit": audit}
+        async def certificate() -> Any:
+            entries = [entry async for entry in asking.messages(self.stream)]
+            async with wiring.cluster(settings) as cluster:
+                signer = await certify.signer(cluster, settings.status.namespace)
+            return await asyncio.to_thread(certificates.issue, entries, signer)
+
+        return {"plan": plan, "audit": audit, "certificate": certificate}
 
     async def certificate(self) -> bytes:
         """The signed certificate of the log as it stands. Raises Problem."""
         try:
-            entries = [entry async for entry in asking.messages(self.stream)]
-            async with wiring.cluster(self.settings) as cluster:
-                signer = await certify.signer(cluster, self.settings.status.namespace)
-            return await asyncio.to_thread(certificates.issue, entries, signer)
+            found: bytes = await self._looks["certificate"].taken()
+            return found
         except Uncertifiable as error:
             raise Problem(409, "not-certifiable", str(error)) from None
-        except (LogUnavailable, NotPermitted) as error:
-            raise Problem(503, "broker-unavailable", str(error), {"Retry-After": "5"}) from None
+        except (LogUnavailable, NotPermitted, TimeoutError) as error:
+            raise Problem(503, "broker-unavailable", str(error) or "no answer in time", {"Retry-After": "5"}) from None
         except Trouble as error:
             slug = slug_of(error.reason) if isinstance(error, Stuck) else "cluster-unavailable"
             raise Problem(503, slug, self._redacted(error)) from None
