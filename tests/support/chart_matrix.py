@@ -34,7 +34,16 @@ MATRIX: dict[str, Values] = {
         API, EMBEDDED, {"api": {"httpRoute": ROUTE}, "network": {"apiFrom": ["kube-system"]}}
     ),
     "cilium": _over(API, {"network": {"policies": "cilium", "localCIDRs": ["203.0.113.7/32"]}}),
-    "monitored": _over(API, {"monitoring": {"serviceMonitor": {"enabled": "always", "labels": {"release": "prom"}}}}),
+    "monitored": _over(
+        API,
+        {
+            "monitoring": {
+                "serviceMonitor": {"enabled": "always", "labels": {"release": "prom"}},
+                "rules": {"enabled": "always", "labels": {"release": "prom"}},
+                "dashboard": {"enabled": True},
+            }
+        },
+    ),
     "every-means-and-namespace": {
         "rbac": {
             "means": ["CiliumClusterwideNetworkPolicy", "ClusterNetworkPolicy", "NetworkPolicy"],

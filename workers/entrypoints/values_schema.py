@@ -69,6 +69,7 @@ TEXT: Schema = {"type": "string"}
 EMPTY_OR_HOST = text(rf"^$|{HOST}")
 NAMES = many(text(NAME), uniqueItems=True)
 MAP: Schema = {"type": "object", "additionalProperties": TEXT}
+WHEN: Schema = {"enum": ["auto", "always", "never"]}
 AMOUNTS = thing({name: text(QUANTITY) for name in ("cpu", "memory", "ephemeral-storage")})
 RESOURCES = thing({"requests": AMOUNTS, "limits": AMOUNTS}, ("requests",))
 SECRET = thing({"name": text(NAME), "key": text(r"^[-._a-zA-Z0-9]+$")}, ("name", "key"))
@@ -184,9 +185,11 @@ def values() -> Schema:
             }
         ),
         "network": _network(),
-        "monitoring": thing({"serviceMonitor": thing(
-            {"enabled": {"enum": ["auto", "always", "never"]}, "interval": text(r"^[0-9]+(s|m)$"), "labels": MAP}
-        )}),
+        "monitoring": thing({
+            "serviceMonitor": thing({"enabled": WHEN, "interval": text(r"^[0-9]+(s|m)$"), "labels": MAP}),
+            "rules": thing({"enabled": WHEN, "labels": MAP}),
+            "dashboard": thing({"enabled": {"type": "boolean"}, "labels": MAP}),
+        }),
     }  # fmt: skip
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from events.flow import STEPS
+from events.fold import Run
 from events.picture import percent
 from workers.entrypoints.api.connections import Tally
 from workers.entrypoints.api.feed import Feed
@@ -40,6 +41,9 @@ class Projection(Collector):
             result = (run.step(step.slug).result if run else "") or "pending"
             steps.add_metric([step.slug, result], 1)
         yield steps
+        yield from _steps(run)
+        if state.tethers is not None:
+            yield _gauge("cutover_tethers_found", "Findings of the newest audit", state.tethers)
         yield _gauge("cutover_api_readers", "Open streams of events", self._readers.count)
         yield _counter("cutover_api_readers_lagged", "Readers that were too slow", self._readers.lagged)
         yield _counter("cutover_api_readers_refused", "Readers too many", self._readers.refused)
@@ -59,6 +63,26 @@ class Exposition:
     def text(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _steps(run: Run | None) -> Iterator[Metric]:
+    """When each step of the newest run began and ended, how often it waited, and what it moves."""
+    began = GaugeMetricFamily("cutover_step_started_timestamp_seconds", "Newest attempt", labels=["step"])
+    ended = GaugeMetricFamily("cutover_step_finished_timestamp_seconds", "Newest attempt", labels=["step"])
+    tries = GaugeMetricFamily("cutover_step_waits", "How often this step waited in a row", labels=["step"])
+    moved = GaugeMetricFamily("cutover_step_bytes", "Bytes moved by the newest attempt", labels=["step"])
+    left = GaugeMetricFamily("cutover_hold_seconds_remaining", "Of the block on egress", labels=[])
+    for slug, step in run.steps.items() if run else ():
+        if step.started_at is not None:
+            began.add_metric([slug], step.started_at.timestamp())
+            tries.add_metric([slug], step.tries)
+        if step.finished_at is not None:
+            ended.add_metric([slug], step.finished_at.timestamp())
+        if step.progress is not None and step.progress.bytes_done is not None:
+            moved.add_metric([slug], step.progress.bytes_done)
+        if step.progress is not None and step.result == "running" and step.progress.hold_seconds_remaining is not None:
+            left.add_metric([], step.progress.hold_seconds_remaining)
+    yield from (began, ended, tries, moved, left)
 
 
 def _gauge(name: str, what: str, value: float) -> Metric:
