@@ -555,7 +555,7 @@ async def test_charts_that_cannot_be_had_now_hold_up_nothing_else_and_are_waited
 async def test_a_chart_that_came_too_late_to_be_opened_is_no_success(stage: Stage) -> None:
     await stage.projects()
     faults = stage.site.harbor.faults
-    away = Fault(Wrong.STATUS, path="/openova-io/bp-cilium/blobs", status=503, times=None)
+    away = Fault(Wrong.STATUS, path="/openova-io/bp-cilium/blobs/uploads", status=503, times=None)
     faults.add(away)
     tell = stage.tell
 
