@@ -257,6 +257,8 @@ async def _fetch(world: World, before: Seen, *, again: bool) -> Fetched:
     """Every chart of a local repository was downloaded from there; its releases are Ready and untouched."""
     cluster, timeout = world.cluster, world.sovereign.flux.timeout
     now = await observe(world)
+    if await charts.restore(cluster, now.charts):
+        now = await observe(world)
     local = {key_of(obj): obj for obj in now.of(HELM_REPOSITORY.kind) if is_local(address(obj), world.sovereign)}
     moved = {key_of(obj) for obj in before.of(HELM_REPOSITORY.kind) if not is_local(address(obj), world.sovereign)}
     todo = charts.fetches(now.charts.values(), local, now.releases, moved=moved)

@@ -54,6 +54,7 @@ def fetches(
 
     Repositories that were `moved` just now need no comparing of times, which count whole seconds.
     """
+    charts = [chart for chart in charts if not copied_from(chart)]
     makers = {_chart_of(release): key for key, release in releases.items()}
     by_release: dict[Key, Key] = {}
     by_kustomization: dict[Key, Key] = {}
