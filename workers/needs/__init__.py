@@ -1,9 +1,11 @@
 """What the cluster needs to be served by a registry, and why: read from live objects, Git, charts and the description.
 
-Pure but for `gather` and `on_nodes`. Steps 2 and 3 ask: which projects must exist, and what must be in them.
+Pure but for `gather` and `boot_strap`. Steps 2 and 3 ask: which projects must exist, and what must be in them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from anyio import to_thread
 
@@ -20,8 +22,8 @@ from workers.needs.tree import read_tree
 from workers.world import World
 
 __all__ = [
-    "LIVE", "PACKED", "Listed", "Need", "Needs", "NotAChart", "boot", "gather", "images", "listing", "needs_of",
-    "needs_of_chart", "on_nodes", "read_tree", "unpacked",
+    "LIVE", "PACKED", "Listed", "Need", "Needs", "NotAChart", "boot", "boot_strap", "gather", "images", "listing",
+    "needs_of", "needs_of_chart", "read_tree", "unpacked",
 ]  # fmt: skip
 
 VOLUME_HELPER = ("kube-system", "local-path-config")
@@ -43,13 +45,17 @@ async def gather(world: World) -> Needs:
     return needs_of(live, "live") + beside + declared + Needs(tuple(described))
 
 
-async def on_nodes(world: World) -> tuple[str, ...]:
-    """Images by tag that nodes say they hold: the kubelet tells of the fifty largest (nodeStatusMaxImages)."""
-    if not await world.cluster.served(NODE):
-        return ()
-    held = [i for n in await world.cluster.list(NODE) for i in (n.get("status") or {}).get("images") or ()]
+async def boot_strap(world: World, needs: Iterable[Need]) -> Needs:
+    """What of these, and what beside them, local Harbor needs to come up. Nodes that may not be looked at are told."""
+    try:
+        nodes = await world.cluster.list(NODE) if await world.cluster.served(NODE) else []
+    except Stuck as stuck:
+        said = Needs(notices=(f"boot-strap: what nodes hold is not seen: {stuck}",))
+        return boot(world.sovereign, needs, ()) + said
+    # The kubelet tells of the fifty largest (nodeStatusMaxImages), by tag and by digest.
+    held = [i for node in nodes for i in (node.get("status") or {}).get("images") or ()]
     names = [str(name) for image in held for name in image.get("names") or ()]
-    return tuple(dict.fromkeys(n for n in names if "@" not in n))
+    return boot(world.sovereign, needs, [n for n in names if "@" not in n])
 
 
 async def _beside(world: World) -> Needs:

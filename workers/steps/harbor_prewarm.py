@@ -67,7 +67,7 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
     copier = world.registries.copier()
     charts = await _charts(world, copier, plan(world.sovereign, listed), report)
     found = (*gathered.found, *charts.named.found)
-    boot = needs.boot(world.sovereign, found, await needs.on_nodes(world))
+    boot = await needs.boot_strap(world, found)
     listed, left_out = needs.listing(world.sovereign, (*found, *boot.found))
     places = plan(world.sovereign, listed)
     await _projects(world, places)

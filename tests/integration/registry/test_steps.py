@@ -80,6 +80,7 @@ class FakeCluster:
 
     objects: list[dict[str, Any]] = field(default_factory=list)
     applied: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    forbidden: str = ""
 
     async def apply(self, kind: Any, obj: dict[str, Any], *, force: bool = True) -> dict[str, Any]:
         self.applied[kind.kind, obj["metadata"]["name"]] = obj
@@ -92,6 +93,8 @@ class FakeCluster:
         return any(o["kind"] == kind.kind for o in self.objects)
 
     async def list(self, kind: Any) -> list[dict[str, Any]]:
+        if kind.kind == self.forbidden:
+            raise Stuck("ApiForbidden", f"list {kind.kind}")
         found = [o for o in self.objects if o["kind"] == kind.kind]
         return [{k: v for k, v in o.items() if k != "kind"} for o in found]
 
@@ -580,6 +583,21 @@ async def test_the_boot_strap_loop_is_named_and_what_is_not_seen_of_it_is_told(s
     assert "boot-strap" in result.reasons[PAUSE][0]
     assert "boot-strap: the cutover itself" in result.reasons[OURS]
     assert any("boot-strap: cluster DNS: no such image is seen" in n for n in result.notices)
+
+
+async def test_what_a_node_says_it_holds_is_listed_and_who_may_not_look_is_told(stage: Stage) -> None:
+    pause = "registry.k8s.io/pause:3.10"
+    await stage.site.add_upstream("registry.k8s.io")
+    stage.sovereign = stage.site.sovereign()
+    upstream.seed(stage.site.upstream, [], [pause], [])
+    images = [{"names": [f"registry.k8s.io/pause@sha256:{'a' * 64}", pause]}]
+    stage.cluster.objects.append({"kind": "Node", "metadata": {"name": "n"}, "status": {"images": images}})
+    await stage.projects()
+    result = await stage.prewarm()
+    assert "held by a node" in result.reasons[pause][0]
+    assert PAUSE not in result.references
+    stage.cluster.forbidden = "Node"
+    assert any("what nodes hold is not seen" in n for n in (await stage.prewarm()).notices)
 
 
 async def test_a_reference_that_cannot_be_read_is_left_out_aloud(stage: Stage) -> None:
