@@ -24,12 +24,13 @@ from sandbox.box import Box
 from sandbox.catalogue import GITOPS_UPSTREAM
 from sandbox.controllers.oci import Credentials
 from sandbox.description import GHCR_USER, PULL_LOGIN
+from sandbox.faults import _harbor
 from sandbox.kube.api import Answer, Request
 from sandbox.scenarios import played
 from sandbox.scenarios.flux import FLUX, LOCAL, SCENARIOS, SOURCE, TENANT
 from schemas.progress import Progress
 from schemas.results import SourcesPivoted, StepResult
-from workers import flux
+from workers import flux, robot
 from workers.adapters.cluster import (
     DEPLOYMENT,
     GIT_REPOSITORY,
@@ -153,6 +154,12 @@ class Sovereign:
         assert +self.writes == Counter(), f"{step} writes when there is nothing to do"
         assert await self.head() == head
         assert await self.uids(POD) == pods
+
+    async def rotate(self, projects: list[str]) -> None:
+        """Step 2 does this whenever it runs."""
+        harbor = self.world.sovereign.harbor
+        fresh = await self.world.harbor.robot(harbor.robot, projects)
+        await robot.store(self.world, fresh)
 
     async def head(self, branch: str = "main") -> str:
         return _git(str(self.box.directory / "gitea/repositories/openova/openova.git"), "rev-parse", branch)
@@ -338,6 +345,22 @@ async def test_a_chart_that_only_a_cache_still_has_is_found_by_fetching_it(sover
     assert registries(pull) == ["ghcr.io", "harbor.openova.io"], "credentials go last"
 
 
+async def test_credentials_stay_until_every_pinned_chart_was_pulled_without_them(sovereign: Sovereign) -> None:
+    await sovereign.before(SIX)
+    asleep = await sovereign.cluster.get(HELM_RELEASE, "bp-velero", FLUX)
+    assert asleep is not None
+    chart = {"spec": {**asleep["spec"]["chart"]["spec"], "version": "9.9.9"}}
+    spec = {"interval": "1m", "suspend": True, "chart": chart}
+    await sovereign.cluster.create(HELM_RELEASE, {"metadata": {"name": "asleep", "namespace": FLUX}, "spec": spec})
+    try:
+        assert await sovereign.reason(SIX) == "ChartMissing"
+        assert "openova-io/bp-velero:9.9.9" in sovereign.said
+        pull = await sovereign.cluster.get(SECRET, "ghcr-pull", FLUX)
+        assert registries(pull) == ["ghcr.io", "harbor.openova.io"]
+    finally:
+        await sovereign.cluster.delete(HELM_RELEASE, "asleep", FLUX)
+
+
 def registries(secret: Object | None) -> list[str]:
     assert secret is not None
     return sorted(json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))["auths"])
@@ -355,8 +378,13 @@ async def test_git_wins_static_repositories_are_not_waited_for_and_old_crossplan
         for name in ("flux-revert", "oci-repository-has-no-status", "crossplane-old"):
             assert SCENARIOS[name].verdict == ""
             await stack.enter_async_context(played(sovereign.box, SCENARIOS[name]))
+        theirs = {"metadata": {"name": "theirs", "namespace": TENANT}, "spec": {"url": "https://charts.loft.sh"}}
+        await sovereign.cluster.create(HELM_REPOSITORY, theirs)
         done = await sovereign.run(SIX)
+        await sovereign.cluster.delete(HELM_REPOSITORY, "theirs", TENANT)
         assert isinstance(done, SourcesPivoted)
+        assert done.third_parties == (f"HelmRepository {TENANT}/theirs (charts.loft.sh)",)
+        assert "cannot be fetched under the block" in done.summary
         static = await sovereign.cluster.get(HELM_REPOSITORY, "by-hand", TENANT)
         assert static is not None
         assert not static.get("status")
@@ -379,6 +407,51 @@ async def test_git_wins_static_repositories_are_not_waited_for_and_old_crossplan
 async def test_step_6_run_again_makes_no_commit_and_no_patch(sovereign: Sovereign) -> None:
     await sovereign.before(SEVEN)
     await sovereign.untouched(SIX)
+
+
+async def test_where_harbor_wants_a_login_sources_get_the_robot_s_and_follow_when_it_is_rotated(
+    sovereign: Sovereign,
+) -> None:
+    await sovereign.upstream_again()
+    await sovereign.before(SIX)
+    await public(sovereign.box, "openova-io", False)
+    try:
+        done = await sovereign.run(SIX)
+        assert isinstance(done, SourcesPivoted)
+        assert done.charts_fetched == 38, "with the robot's login and no other"
+        assert await users(sovereign, "cutover-harbor-pull") == {"robot$cutover-pull"}
+        before = await sovereign.cluster.get(SECRET, "cutover-harbor-pull", FLUX)
+        await sovereign.untouched(SIX)
+
+        await sovereign.rotate(["openova-io", "proxy-xpkg"])
+        sovereign.writes.clear()
+        again = await sovereign.run(SIX)
+        pulls = [f"PATCH /api/v1/namespaces/{FLUX}/secrets/{name}" for name in ("cutover-harbor-pull", "ghcr-pull")]
+        assert {line for line in +sovereign.writes if "/secrets/" in line} == set(pulls)
+        after = await sovereign.cluster.get(SECRET, "cutover-harbor-pull", FLUX)
+        assert before is not None
+        assert after is not None
+        assert before["data"] != after["data"]
+        assert again.changes == len(pulls)
+        await sovereign.untouched(SIX)
+    finally:
+        await public(sovereign.box, "openova-io", True)
+
+
+async def public(box: Box, project: str, yes: bool) -> None:
+    """What the project's owner clicks."""
+    async with _harbor(box) as http:
+        body = {"metadata": {"public": str(yes).lower()}}
+        async with http.put(f"projects/{project}", json=body, headers={"X-Is-Resource-Name": "true"}) as answer:
+            answer.raise_for_status()
+
+
+async def users(sovereign: Sovereign, name: str) -> set[str]:
+    secret = await sovereign.cluster.get(SECRET, name, FLUX)
+    assert secret is not None
+    return {
+        auth["username"] for auth in json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))["auths"].values()
+    }
 
 
 # --- step 7 ---------------------------------------------------------------------------------------------------

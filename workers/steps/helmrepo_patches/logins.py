@@ -5,22 +5,25 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from workers import credentials
+from workers import robot as robots
 from workers.adapters.cluster import SECRET, Object, key_of, name_of
 from workers.declared.reconcile import Key, each
 from workers.errors import Stuck, Wait
 from workers.steps.helmrepo_patches import packages
 from workers.steps.helmrepo_patches.observed import FLUX_KINDS, Seen, observe
-from workers.steps.helmrepo_patches.pull_secrets import Auths, Lent, entry, lent, pull_secret, robot_of, strips
+from workers.steps.helmrepo_patches.pull_secrets import Auths, Lent, entry, lent, pull_secret, strips
 from workers.steps.helmrepo_patches.sources import Plan, address, ca_secret, local_address, pinned, rendered_by
 from workers.tethers import DOCKER_CONFIG
 from workers.world import World
 
 
 async def robot_login(world: World) -> Lent:
-    sovereign = world.sovereign
-    found = await world.cluster.get(SECRET, sovereign.harbor.robot_secret, sovereign.flux.namespace)
-    return robot_of(found, sovereign)
+    """The robot that may pull and nothing else, with the secret that step 2 gave it last. Raises Wait, Stuck."""
+    login = (await robots.auths(world))[world.sovereign.harbor.host]
+    return Lent(username=str(login["username"]), secret=SecretStr(str(login["password"])))
 
 
 async def provide(world: World, seen: Seen, todo: Plan, robot: Lent, public: frozenset[str]) -> int:

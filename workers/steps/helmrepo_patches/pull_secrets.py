@@ -29,17 +29,6 @@ class Lent(Login):
         return self.secret
 
 
-def robot_of(secret: Object | None, sovereign: Sovereign) -> Lent:
-    """The robot that may pull and nothing else, from the Secret that step 2 wrote. Raises Stuck without one."""
-    where = f"Secret {sovereign.flux.namespace}/{sovereign.harbor.robot_secret}"
-    auths = _auths(secret) if secret is not None else {}
-    found = auths.get(sovereign.harbor.host) or {}
-    if not (found.get("username") and found.get("password")):
-        message = f"{where} has no login for {sovereign.harbor.host}; harbor-projects makes it: run that step again"
-        raise Stuck("RobotMissing", message)
-    return Lent(username=str(found["username"]), secret=SecretStr(str(found["password"])))
-
-
 def lent(secrets: Iterable[Object], kept: Collection[tuple[str, str]], local: Auths) -> list[tuple[Object, str]]:
     """(Secret, its new data) of those that sources keep referring to, with the login of local Harbor added."""
     found: list[tuple[Object, str]] = []
