@@ -28,7 +28,7 @@ from events.log import Conflict, Emit, LogUnavailable
 from schemas import events as facts
 from schemas.results import StepResult
 from workers import decision as decisions
-from workers.admission import accept
+from workers.admission import Gate, accept, open_to_all
 from workers.bearing import BEARING, Bearing
 from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble
@@ -70,6 +70,8 @@ class Pool:
     limits: Limits = field(default_factory=Limits)
     audit: Callable[[], Awaitable[facts.Audited]] | None = None
     """The first look of a run and the last one before `completed`; what they find stands in the journal."""
+    gate: Gate = open_to_all
+    """What a bare trigger that begins a run must pass, as a request does at admission."""
 
     async def serve(self) -> None:
         """Take triggers of our steps for ever."""
@@ -120,6 +122,11 @@ class Pool:
                 log.info("%s: trigger %s settled: %s", step.slug, delivery.seq, why)
                 await delivery.settle()
             case Begin():
+                if (refusal := await self.gate(facts.Requested())) is not None:
+                    await self._refuse(delivery, Refuse(*refusal))
+                    return True
+                if self.journal.state.seq != state.seq:  # the world was asked for a while
+                    raise Conflict("the journal moved on")
                 await accept(self.journal, self.scribe, delivery.seq, facts.Requested(), event)
                 await delivery.settle()
             case Adopt(run=run):

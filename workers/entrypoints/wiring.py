@@ -136,11 +136,12 @@ async def work(
         async def look() -> Audited:
             return await survey.evidence(everything, await named())
 
+        gate = preflight.gate(settings.handover, everything)
         pool = Pool(
             stream, journal, writer, {slug: bound(slug, everything) for slug in duties.steps},
             lease_seconds=settings.pace.lease,
             limits=Limits(waits=settings.pace.waits, blips=settings.pace.blips, total=settings.pace.total),
-            audit=look,
+            audit=look, gate=gate,
         )  # fmt: skip
         if health is not None:
             health.ready = lambda: None if stream.connected else "the broker is away"
@@ -150,7 +151,6 @@ async def work(
             tasks.start_soon(inbox.follow)
             tasks.start_soon(pool.serve)
             if duties.admit:
-                gate = preflight.gate(settings.handover, everything)
                 tasks.start_soon(admission.serve, stream, journal, writer, rule, gate)
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
 

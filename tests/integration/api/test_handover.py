@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import Any, cast
 import anyio
 import pytest
 from api_bench import Door, door
+from pool_bench import doing
+from pool_bench import opened as opened_bench
 
+from events.flow import FIRST
 from events.jetstream import JetStreamLog
 from events.journal import Journal
+from events.subjects import trigger
 from sandbox.clock import Clock
 from sandbox.kube import KubeApi
 from workers import admission, preflight
 from workers.adapters.cluster import CONFIG_MAP, SECRET, Cluster
 from workers.errors import Trouble
 from workers.handover import Handover, sealed
+from workers.pool import Pool
 from workers.scribe import Scribe
 from workers.world import World
 
@@ -88,3 +94,26 @@ async def test_a_start_before_handover_is_425_and_after_it_202(
         kube.api.refused.clear()
         await api.apply(CONFIG_MAP, config_map(finished="true"))
         assert (await opened.post("/start")).status_code == 202
+
+
+async def test_a_bare_trigger_that_would_begin_a_run_meets_the_same_gate(
+    cluster: tuple[KubeApi, Cluster], tmp_path: Path
+) -> None:
+    _, api = cluster
+    gate = preflight.gate(PLACE, cast(World, SimpleNamespace(cluster=api)))
+    async with opened_bench(tmp_path / "bench") as bench, JetStreamLog.open(bench.settings) as stream:
+        pool = Pool(stream, Journal(stream), Scribe("s", "w", str), doing(bench.done), gate=gate)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.serve)
+            await bench.send(trigger(FIRST), asked("step.trigger", "1"))
+            assert [data["reason"] for data in await bench.rejected(1)] == ["HandoverIncomplete"]
+            await api.apply(CONFIG_MAP, config_map(finished="true"))
+            await bench.send(trigger(FIRST), asked("step.trigger", "2"))
+            assert (await bench.until(lambda state: state.complete)).complete
+            tasks.cancel_scope.cancel()
+
+
+def asked(kind: str, id: str) -> bytes:
+    """What a person types."""
+    type_ = f"io.openova.catalyst.cutover.{kind}.v1"
+    return json.dumps({"specversion": "1.0", "id": id, "source": "me", "type": type_, "data": {}}).encode()
