@@ -158,6 +158,8 @@ async def _projects(world: World, ground: Ground, said: Preview) -> None:
 
 async def _prewarm(world: World, ground: Ground, said: Preview) -> None:
     said.notes.extend(ground.notices)
+    if any(item.what is What.CHART for item in ground.listed):
+        said.notes.append("what charts name by default joins the list once the charts are in local Harbor")
     absent: list[harbor_prewarm.Place] = []
     placed: set[str] = set()
     for place in harbor_prewarm.plan(world.sovereign, ground.listed):
