@@ -17,6 +17,7 @@ from acceptance_scene import ROOT, environment, exported
 from nats.aio.msg import Msg
 
 from events.subjects import JOURNAL
+from sandbox.broker import free_port
 
 README = (ROOT / "README.md").read_text()
 pytestmark = pytest.mark.timeout(300)
@@ -58,6 +59,8 @@ def test_every_shell_command_is_one_that_these_tests_type() -> None:
         "make rehearsal KEEP=box", "make test", "cutover verify box/log.jsonl", "cutover rehearse --keep box --by-hand",
         "export NATS_URL=", "export CUTOVER_CONFIG=", "nats sub ", "nats pub catalyst.cutover.requested ",
         "cutover request --watch", "cutover status", "cutover log --step harbor-prewarm", "cutover replay",
+        "cutover serve --insecure-dev", "cutover watch --api ", "cutover audit", "cutover plan --no-diff",
+        "cutover certificate ", "cutover verify --certificate ",
     )  # fmt: skip
     assert [line for line in commands() if not line.startswith(ours)] == []
     assert [start for start in ours if not any(line.startswith(start) for line in commands())] == []
@@ -68,6 +71,24 @@ def test_the_request_of_the_nats_command_is_the_one_of_the_snippet() -> None:
     request = published.partition("'")[2].rstrip("'")
     assert json.loads(request)["type"] == "io.openova.catalyst.cutover.requested.v1"
     assert f"b'{request}'" in blocks("python")[0]
+
+
+async def over_http(tmp_path: Path) -> None:
+    """Serve, and watch through it; the port is one that is free here."""
+    serve, watch = next(block for block in blocks("sh") if "cutover serve" in block).splitlines()
+    port = str(free_port())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-m", "workers.entrypoints.cli", *serve.replace("8080", port).split()[1:], cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT), CUTOVER_CONFIG="box/settings.yaml"), stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        await until_line(process, port)
+        said = await shell(watch.replace("8080", port), tmp_path, PYTHONPATH=str(ROOT))
+        assert "cutoverComplete=true" in said
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 async def test_by_hand_with_nats_and_with_our_own_words_and_again(tmp_path: Path) -> None:
@@ -104,6 +125,10 @@ async def test_by_hand_with_nats_and_with_our_own_words_and_again(tmp_path: Path
         assert said.count("cutoverComplete=true") == 2, said
         assert "3/8 harbor-prewarm" in said
         assert "same: the ConfigMap is the fold of the log" in said
+        await over_http(tmp_path)
+        proved = next(block for block in blocks("sh") if "cutover audit" in block)
+        said = await shell(proved, tmp_path, PYTHONPATH=str(ROOT), CUTOVER_CONFIG="box/settings.yaml")
+        assert "rehearsal" in said.splitlines()[-1], said
         process.send_signal(signal.SIGINT)
         with anyio.fail_after(30):
             assert await process.wait() == 0
