@@ -97,6 +97,8 @@ class Network:
         self._wires: set[_Wire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
+        self._openings: set[asyncio.Task[asyncio.Server]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> Network:
         return self
@@ -141,12 +143,22 @@ class Network:
         """Loopback port on which `who` reaches `host`. Raises LookupError for a name nobody attached."""
         if host not in self.hosts:
             raise LookupError(f"no such host: {host}")
+        # A caller that is cancelled meanwhile would leave behind a socket that listens and that nobody knows.
+        opening = asyncio.get_running_loop().create_task(self._open(who, host))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        server = await asyncio.shield(opening)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def _open(self, who: Identity, host: str) -> asyncio.Server:
         async with self._opening:
+            if self._closed:
+                raise LookupError(f"the network is down: {host}")
             server = self._routes.get((who, host))
             if server is None:
                 server = await asyncio.start_server(partial(self._accept, who, host), "127.0.0.1", 0)
                 self._routes[who, host] = server
-        return int(server.sockets[0].getsockname()[1])
+            return server
 
     async def url(self, who: Identity, host: str) -> str:
         """Base URL on which `who` reaches `host`."""
@@ -160,7 +172,9 @@ class Network:
             wire.cut()
 
     async def close(self) -> None:
-        """Close every route and cut every connection."""
+        """Close every route and cut every connection. No route is opened any more."""
+        self._closed = True
+        await asyncio.gather(*self._openings, return_exceptions=True)
         for server in self._routes.values():
             server.close()
         self._routes.clear()
