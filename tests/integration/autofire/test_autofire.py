@@ -15,11 +15,12 @@ import pytest
 from pool_bench import Bench, doing, opened
 
 from events.envelope import read
+from events.flow import SLUGS
 from events.fold import State
 from events.jetstream import JetStreamLog
 from events.journal import Journal
 from events.picture import picture
-from events.subjects import CANCEL, JOURNAL, LOGIN, REQUESTED
+from events.subjects import CANCEL, JOURNAL, LOGIN, REJECTED, REQUESTED
 from workers import admission
 from workers.autofire import fuse
 from workers.autofire.rule import Rule
@@ -174,6 +175,8 @@ async def test_several_replicas_fire_once(scene: Scene) -> None:
     kinds = await scene.kinds()
     assert [kinds.count(kind) for kind in ("autofire.armed", "accepted", "completed")] == [1, 1, 1]
     assert (await scene.bench.state()).integrity == "ok"
+    assert scene.bench.done == [(slug, 1) for slug in SLUGS]
+    assert await scene.bench.entries(REJECTED) == []  # nobody even asked a second time
 
 
 async def test_it_never_fires_before_handover_is_sealed_nor_when_that_cannot_be_read(
