@@ -12,10 +12,10 @@ from aiohttp import web
 async def serving(app: web.Application, port: int = 0) -> AsyncIterator[int]:
     """Serve on 127.0.0.1; yields the port that was taken (0 picks a free one)."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
     try:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
