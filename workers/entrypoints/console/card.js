@@ -11,6 +11,7 @@ let known = NOTHING;
 let problem = "";
 let painting = 0;
 let hurry = () => {};
+let outside = false; // nobody is signed in
 
 function tell(message) {
   const was = known;
@@ -27,7 +28,7 @@ function paint() {
   const focused = document.activeElement;
   const s = known.status;
   paintLink(s);
-  show($("card"), true);
+  show($("card"), !outside);
   paintHero(s);
   paintFuse(s);
   paintFailure(s);
@@ -36,7 +37,7 @@ function paint() {
   paintBefore(s);
   paintLog();
   tick();
-  text($("foot"), s ? `Log at ${s.streamSequence}, chain ${s.integrity}${s.rehearsal ? ", a rehearsal" : ""}` : "");
+  text($("foot"), s ? `Log at ${s.streamSequence}, chain ${s.integrity}${s.rehearsal ? ", a rehearsal" : ""}${api.mode() === "none" ? ". Nobody is asked here who they are." : ""}` : "");
   if (running(s)) leave("start");
   else leave("cancel");
   if (!armed(s)) leave("fuse");
@@ -279,6 +280,7 @@ async function download() {
 // --- begin ------------------------------------------------------------------------------------------------------
 
 function askWho(error) {
+  outside = true;
   show($("card"), false);
   show($("link"), false);
   show($("sign-in"), true);
@@ -288,6 +290,7 @@ function askWho(error) {
 }
 
 function enter() {
+  outside = false;
   show($("sign-in"), false);
   show($("link"), true);
   before.forget();

@@ -70,6 +70,7 @@ async function tokens(body) {
   const { token_endpoint: where } = await discovery();
   const form = new URLSearchParams({ client_id: keys.settings.client, ...body });
   const answer = await fetch(where, { method: "POST", body: form, credentials: "omit" });
+  if (answer.status >= 500) throw new Refused(503, "issuer-away", "the identity provider does not answer");
   if (!answer.ok) throw new Refused(401, "login-failed", "the login was not accepted; sign in again");
   const given = await answer.json();
   Object.assign(keys, { access: given.access_token, refresh: given.refresh_token ?? null,
@@ -87,7 +88,10 @@ async function discovery() {
 
 async function fresh() {
   if (keys.refresh && Date.now() > keys.until - 30000) {
-    await tokens({ grant_type: "refresh_token", refresh_token: keys.refresh }).catch(() => { keys.access = null; });
+    await tokens({ grant_type: "refresh_token", refresh_token: keys.refresh }).catch((error) => {
+      // An issuer that is away says nothing about us; one that refuses does.
+      if (error.status === 401) keys.access = keys.refresh = null;
+    });
   }
 }
 
