@@ -21,6 +21,8 @@ log = logging.getLogger("cutover.api")
 
 HEARTBEAT: Final = 15.0  # seconds
 RETRY: Final = 2000  # milliseconds that a browser waits before it comes back
+AHEAD: Final = 2.0
+"""Seconds in which we must come to where a reader has been already, at another replica."""
 LAG: Final = 256
 """Live events that a reader may be behind; one more, and it gets the newest state instead."""
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -106,10 +108,11 @@ class EventStream(Response):
     async def _frames(self) -> AsyncIterator[bytes]:
         """What this reader is sent, piece by piece; each piece waits until the one before could be written."""
         feed, at = self._feed, self._after
-        replay = feed.state.seq
-        if at > replay:  # from another log, or from the future: such a place is nobody's
-            at = 0
         yield b": here\nretry: %d\n\n" % RETRY
+        # Another replica may have been a moment ahead of us. A place that never comes is of another log.
+        if at > feed.state.seq and not await feed.moved(at - 1, AHEAD):
+            at = 0
+        replay = feed.state.seq
         shown: tuple[int, bool] | None = None
         while True:
             if at >= replay and (at < feed.floor or feed.behind(at) > LAG):
