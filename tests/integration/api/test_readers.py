@@ -98,6 +98,7 @@ async def test_what_is_kept_no_longer_is_read_from_the_log_again(opened: Door) -
     await opened.bench.worker()
     await opened.post("/start")
     await opened.bench.until(lambda state: state.complete)
+    await flood(opened, 60)  # so that what is kept begins right behind what is not
     ids = await journal(opened.bench)
     while feed.state.seq < ids[-1]:
         await asyncio.sleep(0.05)
