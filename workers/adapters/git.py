@@ -7,6 +7,8 @@ and a forced or pruning push would undo the Sovereign's own commits and branches
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -15,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from workers.adapters.git_mirror import HEADS, TAGS, MirrorReport, plan
 from workers.adapters.git_process import STALL, GitFailed, Remote, run, scrub
@@ -58,14 +61,16 @@ class Git:
             if not any(ref.startswith(HEADS) for ref in wanted):
                 # A cut answer and an empty repository look the same to git: exit 0 and no refs (#6490).
                 raise Wait("UpstreamEmpty", "upstream lists no branch at all; a proxy may have cut its answer")
-            found = await self._fetch(cache, upstream, _FOUND, transfer)
+            found = await self._refs(cache, _FOUND)
+            if found != wanted:
+                found = await self._fetch(cache, upstream, _FOUND, transfer)
             if missing := sorted(set(wanted) - set(found)):
                 raise Wait("UpstreamIncomplete", f"upstream lists {missing[0]} and does not send it")
             have = await self.ls_remote(local)
             contains = await self._contains(cache, local, found, have)
             todo = plan(found, have, lambda old, new: (old, new) in contains)
             await self._push(cache, local, todo.push, found, have, transfer)
-            after = await self.ls_remote(local)
+            after = await self.ls_remote(local) if todo.push else have
             for ref, sha in todo.push.items():
                 if after.get(ref) != sha:
                     raise Wait("MirrorIncomplete", f"{ref} was pushed, and Gitea shows {after.get(ref)} instead of it")
@@ -124,6 +129,10 @@ class Git:
         specs = (f"+{HEADS}*:{into}heads/*", f"+{TAGS}*:{into}tags/*")
         arguments = (_loud(transfer), "--no-tags", "--prune", "--no-write-fetch-head", remote.url, *specs)
         await self._run(cache, f"--git-dir={cache}", "fetch", *arguments, remote=remote, transfer=transfer)
+        return await self._refs(cache, into)
+
+    async def _refs(self, cache: Path, into: str) -> dict[str, str]:
+        """What the cache has below `into`, by the names of the remote."""
         listed = await self._run(cache, f"--git-dir={cache}", "for-each-ref", "--format=%(refname) %(objectname)", into)
         return {f"refs/{ref.removeprefix(into)}": sha for ref, sha in map(str.split, listed.splitlines())}
 
@@ -186,8 +195,14 @@ class Git:
         raise Stuck(f"{remote.name}PushRefused", f"{len(rejected)} refs refused, the first: {reason}")
 
     async def _outside(self, cache: Path, found: Mapping[str, str]) -> list[str]:
-        """What a mirror of refs does not bring along: LFS contents and submodules."""
+        """What a mirror of refs does not bring along: LFS contents and submodules.
+
+        Looked for once for each set of commits: in thousands of branches that takes longer than all the rest.
+        """
         heads = sorted({sha for ref, sha in found.items() if ref.startswith(HEADS)})
+        known, key = cache / "outside.json", hashlib.sha256("\n".join(heads).encode()).hexdigest()
+        if (noted := _noted(known)).get("of") == key:
+            return list(noted["notices"])
         lfs: set[str] = set()
         submodules: set[str] = set()
         for batch in _batches(heads):
@@ -200,6 +215,7 @@ class Git:
             notices.append(f"LFS is used ({', '.join(sorted(lfs)[:5])}): pointers are mirrored, contents are not")
         if submodules:
             notices.append(f"submodules point elsewhere and are not mirrored: {', '.join(sorted(submodules)[:5])}")
+        known.write_text(json.dumps({"of": key, "notices": notices}), encoding="utf-8")
         return notices
 
     async def _grep(self, cache: Path, flags: str, pattern: str, trees: Sequence[str], name: str) -> list[str]:
@@ -238,6 +254,15 @@ class Worktree:
         # An index that a surrounding git (a hook) exports is not ours.
         extra = {"GIT_INDEX_FILE": str(self.path / ".git" / "index")}
         return (await self._owner._run(self.path, *place, *arguments, extra=extra)).strip()
+
+
+def _noted(file: Path) -> dict[str, Any]:
+    """What an earlier look found; nothing when it cannot be read."""
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) and isinstance(noted.get("notices"), list) else {}
 
 
 def _loud(transfer: Transfer | None) -> str:

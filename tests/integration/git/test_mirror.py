@@ -64,6 +64,8 @@ async def test_a_second_mirror_changes_nothing_and_moves_no_objects(before) -> N
     assert not [e for e in before.gitea.seen if e.service == "git-receive-pack"]
     # Lists of refs are answered by upload-pack too; a pack of this repository is above ten thousand bytes.
     assert max(e.sent for e in before.host.seen) < 1500
+    assert len(before.host.seen) <= 2, "its refs, listed once"
+    assert len(before.gitea.seen) <= 2
 
 
 async def test_new_upstream_commits_move_the_local_branch_forward(before) -> None:
@@ -137,6 +139,10 @@ async def test_lfs_and_submodules_are_noticed(before) -> None:
     report = await before.git.mirror(before.upstream, before.local)
     assert any("LFS" in n and "media/.gitattributes" in n for n in report.notices)
     assert any("https://***@github.com/x/x" in n for n in report.notices)
+    assert (await before.git.mirror(before.upstream, before.local)).notices == report.notices, "remembered"
+    before.upstream_commits("main", "media/.gitattributes", "*.bin -diff\n")
+    [left] = (await before.git.mirror(before.upstream, before.local)).notices
+    assert "submodules" in left
 
 
 async def test_a_broken_cache_is_made_anew(before) -> None:
