@@ -47,6 +47,7 @@ from workers.steps import (
     helmrepo_patches,
     registry_pivot,
 )
+from workers.steps.helmrepo_patches.packages import image_configs
 from workers.steps.helmrepo_patches.pull_secrets import strips
 from workers.tethers import auths_of
 
@@ -250,7 +251,12 @@ async def _charts(world: World, ground: Ground, said: Preview) -> None:
     literal = literal_projects(world.sovereign, [item.reference for item in ground.listed])
     # Step 2 makes every project public; one that is there and private stops it, and is told there.
     public = {wish.name for wish in harbor_projects.plan(world.sovereign, literal)}
-    todo = helmrepo_patches.plan(seen.sources, world.sovereign, public=public, releases=seen.releases)
+    todo = helmrepo_patches.planned(world.sovereign, seen, public)
+    said.trouble.extend(f"SourceUnmapped: no local project stands in for {each}" for each in todo.unmapped)
+    renamed = helmrepo_patches.rewritten(world.sovereign, seen)
+    for config in image_configs(renamed, world.sovereign, public):
+        prefix, rewrite = config["spec"]["matchImages"][0]["prefix"], config["spec"].get("rewriteImage")
+        said.add(f"ImageConfig {name_of(config)}", f"+ {prefix} -> {rewrite['prefix'] if rewrite else 'signs in'}")
     said.notes.extend(f"left alone, of a third party: {each}" for each in todo.foreign)
     for in_git in (True, False):
         pairs = [p for p in todo.changes if (flux.owner(p[1], flux.OWNED_BY_KUSTOMIZATION) is not None) is in_git]

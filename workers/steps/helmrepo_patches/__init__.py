@@ -18,6 +18,7 @@ from workers.declared.changes import Change, holds, merge_patch
 from workers.declared.reconcile import Key, each, request, settled
 from workers.declared.repository import Repository, owners, push, reconcile
 from workers.errors import Stuck, Wait
+from workers.sovereign import Sovereign
 from workers.steps.helmrepo_patches import charts, logins, packages
 from workers.steps.helmrepo_patches.observed import FLUX_KINDS, Seen, observe
 from workers.steps.helmrepo_patches.sources import (
@@ -37,7 +38,7 @@ from workers.steps.helmrepo_patches.sources import (
 )
 from workers.world import Order, Report, World
 
-__all__ = ["observe", "plan", "run"]
+__all__ = ["observe", "plan", "planned", "rewritten", "run"]
 
 THIRD_PARTIES = 100
 """So many are named in the result, which goes into the log."""
@@ -76,28 +77,28 @@ async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
     """Repoint every source, in Git and live, fetch every chart again, then strip the credentials."""
     before = await observe(world)
     public = await _public(world, before)
-    todo = _plan(world, before, public)
+    todo = planned(world.sovereign, before, public)
     if todo.unmapped:
         message = f"{', '.join(todo.unmapped[:10])}: the mothership's, and no local project stands in for it"
         raise Stuck("SourceUnmapped", f"{message}; map its host in `upstreams`, or take the source away")
-    rewritten = _rewritten(world, before)
+    renamed = rewritten(world.sovereign, before)
     robot = await logins.robot_login(world)
-    if todo.changes or rewritten:
+    if todo.changes or renamed:
         await world.registries.destination_ready(robot, world.sovereign.mothership.chart_project + "/probe")
-    await report(Progress(message=f"{len(todo.changes) + len(rewritten)} sources still stand upstream", percent=5))
+    await report(Progress(message=f"{len(todo.changes) + len(renamed)} sources still stand upstream", percent=5))
 
-    await _mirrored(world, before, todo, rewritten)
+    await _mirrored(world, before, todo, renamed)
     provided = await logins.provide(world, before, todo, robot, public)
     declared = await _repositories(world, todo)
     commits = await _declare(order, world, declared, report)
     patched = await _patch_live(world, [pair for pair in todo.changes if _undeclared(pair[1])])
-    mapped = await packages.configure(world.cluster, packages.image_configs(rewritten, world.sovereign, public))
+    mapped = await packages.configure(world.cluster, packages.image_configs(renamed, world.sovereign, public))
     await _settle(world, todo)
 
     await report(Progress(message="every chart is fetched from local Harbor", percent=50))
     sources = len(todo.changes) + provided + mapped
     fetched = await _fetch(world, before, again=sources > 0)
-    await packages.healthy(world.cluster, todo, rewritten, world.sovereign, world.sovereign.flux.timeout)
+    await packages.healthy(world.cluster, todo, renamed, world.sovereign, world.sovereign.flux.timeout)
     await report(Progress(message="the mothership's credentials go", percent=80))
     stripped = await logins.strip(world, before, public, robot)
     changes = sources + fetched.charts + stripped
@@ -142,19 +143,19 @@ def _summary(done: Done, fetched: Fetched, foreign: Collection[str]) -> str:
     return "; ".join(words)
 
 
-def _plan(world: World, seen: Seen, public: frozenset[str]) -> Plan:
-    sovereign = world.sovereign
+def planned(sovereign: Sovereign, seen: Seen, public: Collection[str]) -> Plan:
+    """What must change in sources and values; what an ImageConfig will rewrite is not among it."""
     # What Crossplane rewrites keeps its name.
     said = [obj for obj in seen.sources if not (seen.rewrites and packages.rewritable(obj, sovereign))]
     return plan(said, sovereign, public=public, releases=seen.releases)
 
 
-def _rewritten(world: World, seen: Seen) -> list[Object]:
+def rewritten(sovereign: Sovereign, seen: Seen) -> list[Object]:
     """Packages that an ImageConfig shall send to local Harbor, and that do not come from there yet."""
     if not seen.rewrites:
         return []
-    mine = [obj for obj in seen.packages if packages.rewritable(obj, world.sovereign)]
-    return [obj for obj in mine if not resolved_locally(obj, world.sovereign)]
+    mine = [obj for obj in seen.packages if packages.rewritable(obj, sovereign)]
+    return [obj for obj in mine if not resolved_locally(obj, sovereign)]
 
 
 def _main(world: World) -> Key:
@@ -274,8 +275,8 @@ async def _fetch(world: World, before: Seen, *, again: bool) -> Fetched:
 
 async def _look_again(world: World, after: Seen, public: frozenset[str]) -> None:
     """Raises Wait when a source stands upstream again, after Git was applied once more."""
-    left = [(str(change), obj) for change, obj in _plan(world, after, public).changes]
-    left += [(said_of(obj), obj) for obj in _rewritten(world, after)]
+    left = [(str(change), obj) for change, obj in planned(world.sovereign, after, public).changes]
+    left += [(said_of(obj), obj) for obj in rewritten(world.sovereign, after)]
     if left:
         who = ", ".join(f"{what}{_writer(obj)}" for what, obj in left[:5])
         raise Wait("SourceReverted", f"{who}: upstream again after Flux applied Git; who writes it must stop")
