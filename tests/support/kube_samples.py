@@ -58,7 +58,7 @@ SAMPLES: dict[str, Object] = {
 
 ONLY_LOOKED_FOR = frozenset({
     "buckets.source.toolkit.fluxcd.io", "imagerepositories.image.toolkit.fluxcd.io", "helmcharts.helm.cattle.io",
-    "plans.upgrade.cattle.io", "clusternetworkpolicies.policy.networking.k8s.io",
+    "plans.upgrade.cattle.io", "clusternetworkpolicies.policy.networking.k8s.io", "clusters.postgresql.cnpg.io",
 })  # fmt: skip
 """Kinds whose definitions are not in the sets that the contract installs: it holds only how their absence is told."""
 
