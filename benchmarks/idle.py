@@ -25,25 +25,23 @@ from events.jetstream import JetStreamLog  # noqa: E402
 from events.subjects import JOURNAL  # noqa: E402
 from sandbox.box import Box  # noqa: E402
 from sandbox.crew import Crew  # noqa: E402
-from schemas.events import Audited, Completed, Failed, Requested  # noqa: E402
+from schemas.events import Completed, Failed, Requested  # noqa: E402
 from workers.entrypoints import asking  # noqa: E402
 from workers.entrypoints.settings import Settings, load  # noqa: E402
 
 CPU, MEMORY = 1.0, 120.0  # percent of a core, MiB
-QUIET = 10.0  # seconds after the last event until the measure begins
+QUIET = 20.0  # seconds after the last event until the measure begins: the drift watch has its first look
 FLUX = 60.0  # seconds between two looks of Flux at Git, as on a real Sovereign
 
 
 async def cut_over(settings: Settings, stream: JetStreamLog) -> None:
-    """Ask, and wait for the end and for the audit after it."""
+    """Ask, and wait for the end. The last look comes before it; the drift watch tells only what is new."""
     await asking.publish(settings, stream, Requested(operator="bench"))
-    completed = False
     async for entry in stream.read(JOURNAL, live=True):
         data = data_of(read(entry.raw))
         if isinstance(data, Failed):
             raise SystemExit(f"the cutover failed at {data.step}: {data.reason}: {data.message}")
-        completed = completed or isinstance(data, Completed)
-        if completed and isinstance(data, Audited):
+        if isinstance(data, Completed):
             return
 
 

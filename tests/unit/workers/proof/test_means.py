@@ -10,7 +10,14 @@ import pytest
 from sandbox.network import Host, Identity
 from sandbox.policy import Policies, pod_may
 from schemas.results import Canary
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NAMESPACE, NETWORK_POLICY, Kind
+from workers.adapters.cluster_kinds import (
+    CILIUM_CLUSTERWIDE_POLICY,
+    CONFIG_MAP,
+    CUSTOM_RESOURCE_DEFINITION,
+    NAMESPACE,
+    NETWORK_POLICY,
+    Kind,
+)
 from workers.adapters.firewall import PRIVATE
 from workers.errors import Stuck
 from workers.proof import means
@@ -29,8 +36,10 @@ ALLOW_EGRESS: dict[str, Any] = {
 class Serving:
     """A cluster that serves some kinds and holds some objects."""
 
-    def __init__(self, *kinds: Kind, policies: tuple[Any, ...] = (), cilium: dict[str, str] | None = None) -> None:
-        self._kinds, self._policies, self._cilium = kinds, policies, cilium
+    def __init__(
+        self, *kinds: Kind, policies: tuple[Any, ...] = (), cilium: dict[str, str] | None = None, fields: Any = ()
+    ) -> None:
+        self._kinds, self._policies, self._cilium, self._fields = kinds, policies, cilium, fields
 
     async def served(self, kind: Kind) -> bool:
         return kind in self._kinds
@@ -38,7 +47,11 @@ class Serving:
     async def list(self, kind: Kind, *_: Any, **__: Any) -> list[Any]:
         return {NETWORK_POLICY: list(self._policies), NAMESPACE: [{"metadata": {"name": "a"}}]}[kind]
 
-    async def get(self, kind: Kind, name: str, _namespace: str) -> Any:
+    async def get(self, kind: Kind, name: str, _namespace: str | None = None) -> Any:
+        if kind is CUSTOM_RESOURCE_DEFINITION:
+            spec = {"properties": {"spec": {"properties": {key: {} for key in self._fields}}}}
+            version = {"name": "v2", "served": True, "schema": {"openAPIV3Schema": spec}}
+            return {"spec": {"versions": [version]}}
         assert (kind, name) == (CONFIG_MAP, "cilium-config")
         return None if self._cilium is None else {"data": self._cilium}
 
@@ -52,6 +65,29 @@ async def test_the_strongest_means_that_is_served_is_taken() -> None:
     assert await chosen(Serving(*everything)) == "CiliumClusterwideNetworkPolicy"
     assert await chosen(Serving(*everything[1:])) == "ClusterNetworkPolicy"
     assert await chosen(Serving(*everything[2:])) == "NetworkPolicy"
+
+
+async def test_a_deny_of_addresses_needs_the_field_that_keeps_the_rest_open() -> None:
+    knows = Serving(CILIUM_CLUSTERWIDE_POLICY, fields=("egressDeny", "enableDefaultDeny"))
+    assert (await means.choose(knows, (), ("cilium-deny",))) is means.cilium.DENY  # type: ignore[arg-type]
+    with pytest.raises(Stuck, match="no enableDefaultDeny in its schema"):
+        await means.choose(Serving(CILIUM_CLUSTERWIDE_POLICY, fields=("egressDeny",)), (), ("cilium-deny",))  # type: ignore[arg-type]
+
+
+async def test_a_cilium_that_is_told_to_ignore_clusterwide_policies_is_passed_over() -> None:
+    config = {means.cilium.SWITCH: "false"}
+    assert await chosen(Serving(CILIUM_CLUSTERWIDE_POLICY, NETWORK_POLICY, cilium=config)) == "NetworkPolicy"
+
+
+def test_resolved_addresses_are_denied_one_by_one_and_nothing_else_is_touched() -> None:
+    policy = means.cilium.denial(Terms("p", (), NOW, 7, "m", ("198.51.100.10", "2001:db8::1")))
+    assert policy["spec"]["egressDeny"] == [{"toCIDR": ["198.51.100.10/32", "2001:db8::1/128"]}]
+    ours = Policies(clusterwide=(policy,))
+    pod = Identity("pod", "a", "b")
+    assert not pod_may(ours, pod, UPSTREAM)
+    assert pod_may(ours, pod, LOCAL)
+    assert pod_may(ours, pod, Host("elsewhere.example", 1, False, "198.51.100.11")), "and it says so: `uncovered`"
+    assert means.cilium.DENY.uncovered
 
 
 async def test_network_policies_hold_nothing_where_another_one_allows_egress() -> None:
