@@ -1,93 +1,79 @@
-"""Step 4 killed before each of its calls in turn: the next attempt ends as an undisturbed one does."""
+"""Step 4 ended after each of its calls to the outside in turn, and begun again where that left things."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from pivot_scene import Fuse, Fused, Outside
 
-from sandbox.nodes import first_boot
-from workers.adapters.cluster_kinds import CONFIG_MAP, POD
+from workers.adapters.cluster_kinds import POD
+from workers.errors import Trouble
 from workers.steps import registry_pivot
+from workers.world import World
 
-from .conftest import NAMESPACE, NODES, Cast, described, order
-
-
-class Killed(BaseException):
-    """The worker is gone; whatever it wants to clean up stays as it is."""
+from .conftest import NAMESPACE, NODES, Cast, order
 
 
-@dataclass
-class Life:
-    """How many calls are left to a worker."""
-
-    left: int
-    calls: int = 0
-
-    def strike(self) -> None:
-        if self.calls >= self.left:
-            raise Killed
-        self.calls += 1
-
-
-class Mortal:
-    """An adapter in the hands of one who may die before any call."""
-
-    def __init__(self, adapter: Any, life: Life) -> None:
-        self._adapter, self._life = adapter, life
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        whole = getattr(self._adapter, name)
-
-        async def call(*args: Any, **more: Any) -> Any:
-            self._life.strike()
-            return await whole(*args, **more)
-
-        return call
-
-
-async def attempt(cast_of: Cast, token: int, calls: int) -> int:
-    """One attempt that dies at its n-th call; how many it made. Raises Killed."""
-    life = Life(calls)
-    world = cast_of.world
-    mortal = {name: Mortal(getattr(world, name), life) for name in ("cluster", "nodes", "registries")}
-    mine = replace(world, sovereign=described(wave=1), **cast("dict[str, Any]", mortal))
-    await registry_pivot.run(order(token), mine, cast_of.report)
-    return life.calls
-
-
-async def state(cast_of: Cast) -> dict[str, Any]:
-    """Everything that step 4 is about."""
-    cluster = cast_of.world.cluster
-    plan = await cluster.get(CONFIG_MAP, cast_of.world.sovereign.nodes.plan_config_map, NAMESPACE)
-    tries = await cluster.list(POD, NAMESPACE, "cutover.catalyst/tries")
-    files = {
-        f: f.read_bytes() for n in cast_of.place.nodes for f in n.root.rglob("*") if f.suffix in (".toml", ".yaml")
-    }
-    return {"plan": (plan or {}).get("data"), "pods": [p["metadata"]["name"] for p in tries], "files": files}
-
-
-async def first_day(cast_of: Cast) -> None:
-    await cast_of.world.cluster.delete(CONFIG_MAP, cast_of.world.sovereign.nodes.plan_config_map, NAMESPACE)
+def files(cast_of: Cast) -> dict[str, str]:
+    """What the nodes' container runtimes read."""
+    found = {}
     for node in cast_of.place.nodes:
-        first_boot(node)
-    cast_of.reports.seen.clear()
+        certs = node.containerd.certs
+        found |= {f"{node.name}/{p.relative_to(certs)}": p.read_text() for p in certs.rglob("*") if p.is_file()}
+    return found
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
-async def test_killed_before_any_call_the_next_attempt_ends_as_an_undisturbed_one(cast_of: Cast, stride: int) -> None:
+async def attempt(cast_of: Cast, world: World, fuse: Fuse, token: int, point: int | None) -> Any:
+    """One attempt; None when it was ended."""
+
+    async def report(_progress: Any) -> None:
+        fuse.before()
+
+    fuse.arm(point)
+    try:
+        return await registry_pivot.run(order(token), world, report)
+    except BaseException as error:
+        if fuse.blown:
+            return None
+        if isinstance(error, Trouble):
+            return error
+        raise
+
+
+@pytest.mark.timeout(240)
+async def test_ended_after_each_call_in_turn_the_step_still_arrives(cast_of: Cast) -> None:
     await cast_of.agents(NODES)
-    whole = await attempt(cast_of, 1, 10_000)
-    undisturbed = await state(cast_of)
-    assert undisturbed["pods"] == []
-    assert whole > 30
-    token = 1
-    for calls in range(0, whole - 2, stride):
-        await first_day(cast_of)
-        token += 2
-        with pytest.raises(Killed):
-            await attempt(cast_of, token, calls)
-        await attempt(cast_of, token + 1, 10_000)
-        assert await state(cast_of) == undisturbed, f"killed before call {calls}"
+    fuse = Fuse()
+    inner = cast_of.world
+    cluster = Fused(cast(Any, inner.cluster)._api, "test")
+    cluster.fuse = fuse
+    world = replace(
+        inner,
+        cluster=cluster,
+        registries=cast(Any, Outside(inner.registries, fuse, "registries")),
+        nodes=cast(Any, Outside(inner.nodes, fuse, "nodes")),
+    )
+    ended, token = 0, 10
+    for point in range(400):
+        token += 1
+        result = await attempt(cast_of, world, fuse, token, point)
+        if result is not None:
+            break
+        ended += 1
+    assert ended > 15
+    for _ in range(20):
+        token += 1
+        done = await attempt(cast_of, world, fuse, token, None)
+        if not isinstance(done, Trouble):
+            break
+        await asyncio.sleep(0.5)
+    assert tuple(done.nodes) == NODES
+    settled = files(cast_of)
+    again = await attempt(cast_of, world, fuse, token + 1, None)
+    assert (again.changes, again.nodes) == (0, done.nodes)
+    assert files(cast_of) == settled
+    assert {name.partition("/")[0] for name in settled} >= set(NODES)
+    assert await inner.cluster.list(POD, NAMESPACE, "cutover.catalyst/tries") == []
