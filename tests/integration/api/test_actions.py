@@ -56,9 +56,11 @@ async def test_start_answers_with_the_run_and_again_with_200_once_it_is_complete
 
 
 async def test_who_asked_is_in_the_event_and_the_token_is_nowhere(
-    opened: Door, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    opened: Door, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    access = logging.getLogger("uvicorn.access")
+    monkeypatch.setattr(access, "propagate", True)  # whatever somebody configures, it must not print a query
     for ours in ("httpx", "httpcore"):  # the client of this test, which may know its own token
         caplog.set_level(logging.WARNING, ours)
     await opened.bench.worker()
