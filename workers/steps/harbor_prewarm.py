@@ -62,14 +62,8 @@ def plan(sovereign: Sovereign, listed: Sequence[Listed]) -> tuple[Place, ...]:
 
 async def run(order: Order, world: World, report: Report) -> Prewarmed:
     """List, fetch the charts and open them, plan, copy, read everything back."""
-    gathered = await needs.gather(world)
-    listed, left_out = needs.listing(world.sovereign, gathered.found)
     copier = world.registries.copier()
-    charts = await _charts(world, copier, plan(world.sovereign, listed), report)
-    found = (*gathered.found, *charts.named.found)
-    boot = await needs.boot_strap(world, found)
-    listed, left_out = needs.listing(world.sovereign, (*found, *boot.found))
-    places = plan(world.sovereign, listed)
+    places, charts, notices = await _everything(world, copier, report)
     await _projects(world, places)
     total = len(places)
 
@@ -100,11 +94,24 @@ async def run(order: Order, world: World, report: Report) -> Prewarmed:
     whole = CopyPlan(proof.items)
     await _stored(world, whole)
     absent = [f"{_why(places, w)}: left out, nobody is known to use it: {why}" for w, why in copy_plan.absent]
-    said = (*gathered.notices, *charts.named.notices, *boot.notices, *left_out, *absent, *_notices(whole))
-    return result(places, whole, moved, tuple(dict.fromkeys(said)), charts.copied)
+    said = dict.fromkeys((*notices, *absent, *_notices(whole)))
+    return result(places, whole, moved, tuple(said), charts.copied)
 
 
-# charts
+# the list, and the charts that add to it
+
+
+async def _everything(
+    world: World, copier: Copier, report: Report
+) -> tuple[tuple[Place, ...], Charts, tuple[str, ...]]:
+    """All that is needed and where it goes, the charts fetched on the way, and what was not seen."""
+    sovereign = world.sovereign
+    gathered = await needs.gather(world)
+    charts = await _charts(world, copier, plan(sovereign, needs.listing(sovereign, gathered.found)[0]), report)
+    found = gathered + charts.named
+    found += await needs.boot_strap(world, found.found)
+    listed, left_out = needs.listing(sovereign, found.found)
+    return plan(sovereign, listed), charts, (*found.notices, *left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +144,11 @@ async def _charts(world: World, copier: Copier, places: Sequence[Place], report:
         await copier.copy(copy_plan, meter)
     except Wait as wait:
         return Charts(Needs(), 0, meter.moved, wait)
+    here = {(i.wanted.repository, i.wanted.tag) for i in copy_plan.items}
     named = Needs()
     for place in charts:
-        named += await _opened(world, place)
+        if (place.wanted.repository, place.wanted.tag) in here:  # an optional one may be nowhere
+            named += await _opened(world, place)
     return Charts(named, sum(not i.wanted.pulled for i in copy_plan.todo), meter.moved)
 
 

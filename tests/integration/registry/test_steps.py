@@ -512,6 +512,15 @@ async def test_what_only_a_chart_names_and_nobody_has_is_told_and_no_error(stage
         await stage.prewarm()
 
 
+async def test_a_chart_that_still_runs_and_is_gone_upstream_is_told_and_no_error(stage: Stage) -> None:
+    history = [{"chartVersion": "1.0.0", "status": "deployed"}]
+    stage.cluster.objects[4] = {**release("bp-cilium", "1.1.1"), "status": {"history": history}}
+    await stage.projects()
+    result = await stage.prewarm()
+    assert "ghcr.io/openova-io/bp-cilium:1.1.1" in result.references
+    assert any("bp-cilium:1.0.0 (live: HelmRelease flux-system/bp-cilium, deployed)" in n for n in result.notices)
+
+
 @pytest.mark.parametrize(("status", "kind"), [(401, Stuck), (403, Stuck), (429, Wait), (500, Wait)])
 async def test_what_only_a_chart_names_is_never_taken_for_absent_when_it_is_refused(
     stage: Stage, status: int, kind: type[Exception]
