@@ -61,6 +61,14 @@ for line in sys.stdin:
 """
 
 
+TRACKING = """
+table inet tracking {
+  chain output { type filter hook output priority 0; ct state established counter; }
+  chain input { type filter hook input priority 0; ct state established counter; }
+}
+"""
+
+
 def run(*command: str, text: str | None = None) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -122,6 +130,8 @@ def node() -> Iterator[Node]:
                 run("ip", "-n", name, "addr", "add", address, "dev", link, *nodad)
             run("ip", "-n", name, "link", "set", link, "up")
             run("ip", "-n", name, "link", "set", "lo", "up")
+        # As on every node of a cluster, connections are tracked before we come: an open one is known as such.
+        run("ip", "netns", "exec", inner, "nft", "-f", "-", text=TRACKING)
         server = subprocess.Popen(
             ["ip", "netns", "exec", outer, sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True
         )
