@@ -102,3 +102,12 @@ async def test_operators_are_known_beside_pods_by_their_own_issuer(pods: Pods) -
     assert (await pods.client.get(f"{BASE}/status", headers=headers)).status_code == 200
     wrong = {"Authorization": f"Bearer {pods.issuer.token(aud='elsewhere')}"}
     assert (await pods.client.get(f"{BASE}/status", headers=wrong)).status_code == 401
+
+
+async def test_a_server_that_knows_no_audiences_is_not_believed(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says `authenticated` to any token of the cluster, and names no audience that it had checked."""
+    token = await pods.token("catalyst-api", "vault")
+    blind = {"status": {"authenticated": True, "user": {"username": TRUSTED}}}
+    monkeypatch.setattr(pods.kube.api, "_review", lambda call: blind)
+    assert (await pods.start(token)).status_code == 401
+    assert await pods.bench.entries(REQUESTED) == []
