@@ -37,6 +37,7 @@ subjects:
 - {apiGroups: [apps], resources: [daemonsets, deployments, statefulsets], verbs: [list]}
 - {apiGroups: [batch], resources: [cronjobs, jobs], verbs: [list]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [buckets, gitrepositories, helmrepositories, ocirepositories], verbs: [list]}
+- {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [list]}
 - {apiGroups: [image.toolkit.fluxcd.io], resources: [imagerepositories], verbs: [list]}
 - {apiGroups: [pkg.crossplane.io], resources: [configurations, functions, providers], verbs: [list]}
 - {apiGroups: [helm.cattle.io], resources: [helmcharts], verbs: [list]}
@@ -79,7 +80,7 @@ subjects:
 - {apiGroups: [""], resources: [pods], verbs: [watch]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [gitrepositories, ocirepositories], verbs: [watch]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [list, watch]}
-- {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [list, watch]}
+- {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [watch]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list, watch]}
 - {apiGroups: [pkg.crossplane.io], resources: [configurations, functions, providers], verbs: [watch]}
 - {apiGroups: [cilium.io], resources: [ciliumnetworkpolicies], verbs: [list]}
@@ -131,7 +132,6 @@ apiGroups: [networking.k8s.io], resources: [networkpolicies]
 {{- define "cutover.rules.api" -}}
 {{ include "cutover.rules.audit" . }}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [list]}
-- {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [list]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list]}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 {{- end -}}

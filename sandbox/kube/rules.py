@@ -139,7 +139,11 @@ def _workload(obj: Object, old: Object | None) -> Iterator[Fault]:
         yield missing("spec.selector")
     elif not selects(selector, labels):
         yield wrong("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
-    yield from _pod_spec_faults(template.get("spec") or {}, "spec.template.spec", ("Always",))
+    claims = [{"name": claim["metadata"].get("name")} for claim in spec.get("volumeClaimTemplates") or ()]
+    pod = template.get("spec") or {}
+    if claims:
+        pod = {**pod, "volumes": [*(pod.get("volumes") or ()), *claims]}
+    yield from _pod_spec_faults(pod, "spec.template.spec", ("Always",))
     if old is not None and old["spec"].get("selector") != selector:
         yield wrong("spec.selector", selector, IMMUTABLE)
 

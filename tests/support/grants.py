@@ -134,10 +134,13 @@ def published(log: Path) -> dict[str, set[str]]:
     """User -> subjects it published to, read from a traced server's log. Users are known by their inboxes."""
     users: dict[str, str] = {}
     subjects: dict[str, set[str]] = {}
+    life = 0
     for line in log.read_text(errors="replace").splitlines():
+        life += "Starting nats-server" in line  # a server that starts again counts its clients anew
         if not (seen := re.search(r"cid:(\d+).*<<- \[(H?PUB|SUB) (\S+)", line)):
             continue
-        client, verb, subject = seen.groups()
+        number, verb, subject = seen.groups()
+        client = f"{life}.{number}"
         if verb != "SUB":
             subjects.setdefault(client, set()).add(subject)
         elif inbox := re.match(r"_INBOX_([-\w]+)\.", subject):
