@@ -84,7 +84,12 @@ def front_door(issuer: Issuer, ticket_key: Path) -> dict[str, Any]:
 
 
 def write_settings(
-    file: Path, sovereign: Sovereign, *, nats: Mapping[str, str], kubeconfig: Path, workspace: Path,
+    file: Path,
+    sovereign: Sovereign,
+    *,
+    nats: Mapping[str, str],
+    kubeconfig: Path,
+    workspace: Path,
     api: Mapping[str, Any] | None = None,
 ) -> None:
     """The file that `cutover --config` reads. It names secrets' files and holds none."""
