@@ -62,6 +62,8 @@ class Plan:
     by_hand: bool
     workers: int
     plain: bool
+    granted: bool = False
+    """Workers by class, each with what the chart grants it and no more."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,11 @@ def _step(_ctx: click.Context, _param: click.Parameter, word: str | None) -> Ste
 @click.option("--heal/--no-heal", default=True, show_default=True, help="After a staged failure: undo it, ask again.")
 @click.option("--by-hand", is_flag=True, help="Ask for nothing: wait until you publish the request yourself.")
 @click.option("--workers", type=click.IntRange(1, 8), default=1, show_default=True, help="Worker processes.")
+@click.option("--least-privilege", is_flag=True, help="Workers by class; what the chart grants them is enforced.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table; always so when the output is no terminal.")
 def rehearse(
     keep: Path | None, repo: str | None, tree: Path | None, hold: float, fail: Step | None, scenario: str | None,
-    heal: bool, by_hand: bool, workers: int, plain: bool,
+    heal: bool, by_hand: bool, workers: int, least_privilege: bool, plain: bool,
 ) -> None:  # fmt: skip
     """Rehearse a whole cutover here, on a Sovereign in a box: nothing outside this machine is touched.
 
@@ -142,8 +145,9 @@ def rehearse(
         del os.environ[name]
     directory = keep or Path(tempfile.mkdtemp(prefix="sovereign-"))
     plan = Plan(
-        directory.resolve(), repo, tree, hold, fail, SCENARIOS.get(scenario or ""), heal, by_hand, workers, plain
-    )
+        directory.resolve(), repo, tree, hold, fail, SCENARIOS.get(scenario or ""), heal, by_hand, workers, plain,
+        granted=least_privilege,
+    )  # fmt: skip
     console = Console(highlight=False)
     outcome = run(_rehearse(plan, console))
     _end(plan, outcome, console)
@@ -163,7 +167,13 @@ async def _rehearse(plan: Plan, console: Console) -> Outcome:
 
 
 def _opened(plan: Plan, console: Console) -> AbstractAsyncContextManager[Box]:
-    return Box.open(plan.directory, plan.repo, plan.tree, plan.hold, say=lambda line: _say(console, f"  {line}"))
+    charter = None
+    if plan.granted:
+        from sandbox import blueprint  # Helm's library is for those who ask for it
+
+        charter = blueprint.charter()
+    say = lambda line: _say(console, f"  {line}")  # noqa: E731
+    return Box.open(plan.directory, plan.repo, plan.tree, plan.hold, say=say, charter=charter)
 
 
 def _describe(box: Box, changed: Callable[[dict[str, Any]], None]) -> None:
