@@ -65,6 +65,9 @@ def trouble(verb: str, words: str, response: ClientResponse, raw: bytes) -> Trou
     if status == 403:
         user = re.search(r'User "([^"]+)"', said["message"])
         who = user.group(1) if user else "our service account"
+        # An apply that creates is refused for `create`, though we asked for `patch`.
+        lacking = re.search(r"cannot (\w+) (?:resource|path)", said["message"])
+        verb = lacking.group(1) if lacking else verb
         return Stuck("ApiForbidden", f"{verb} {words}: 403; grant {who} the verb {verb} on it. {said['message']}")
     if status == 409 and said["reason"] == "AlreadyExists":
         return Exists("AlreadyExists", message, after=1.0)
