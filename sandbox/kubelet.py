@@ -195,6 +195,13 @@ class Kubelets:
                 return login
         return None
 
+    def ours(self, container: Object) -> bool:
+        """Does it run a command of our own image? Others' init containers are taken as done."""
+        image = Image.parse(container["image"])
+        return f"{image.host}/{image.repository}" == self._own and list(container.get("command") or ())[:1] == [
+            "cutover"
+        ]
+
     async def execute(self, pod: Object, container: Object) -> tuple[int, str]:
         """Run the container; its exit code and termination message."""
         image = Image.parse(container["image"])
@@ -237,6 +244,9 @@ class Kubelets:
             params = context.params
         async with (supply.lifter or supply.cluster)() as cluster:
             place = Placement(params["namespace"], params["config_map"])
+            if params["able"]:
+                await lifter.able(cluster, place, params["able"], params["policy"])
+                return "could lift"
             return str(await lifter.watch(cluster, place, params["seconds"] or 0.0, every=1.0))
 
     async def _call_home(self, pod: Object, targets: list[str]) -> tuple[int, str]:
@@ -284,6 +294,7 @@ class _Life:
         self._once = spec.get("restartPolicy", "Always") != "Always"
         self._containers: list[Object] = spec["containers"]
         self._init: list[Object] = spec.get("initContainers") or []
+        self._prepared_by: dict[str, Object] = {}
         known = pod.get("status") or {}
         self._started = known.get("startTime") or kubelets.now()
         self._ip = known.get("podIP") or kubelets.address(spec["nodeName"])
@@ -295,6 +306,8 @@ class _Life:
         await self._say("Pending")
         for container in (*self._init, *self._containers):
             await self._image(container)
+        for container in self._init:
+            await self._prepared(container)
         now = self._kubelets.now()
         for container in self._containers:
             self._put(container, {"running": {"startedAt": now}}, ready=True, started=True)
@@ -324,6 +337,22 @@ class _Life:
                     imageID=f"{image.host}/{image.repository}@{digest}",
                 )
                 return
+
+    async def _prepared(self, container: Object) -> None:
+        """An init container, until it succeeds; the Pod is Pending meanwhile."""
+        while self._kubelets.ours(container):
+            began = self._kubelets.now()
+            try:
+                code, message = await self._kubelets.execute(self._pod, container)
+            except Exception as error:
+                code, message = 1, f"{type(error).__name__}: {error}"
+            ended: Object = {"exitCode": code, "reason": "Error" if code else "Completed", "message": message[:4096]}
+            ended |= {"startedAt": began, "finishedAt": self._kubelets.now()}
+            self._prepared_by[container["name"]] = _status(container, {"terminated": ended})
+            await self._say("Pending")
+            if not code:
+                return
+            await asyncio.sleep(BACK_OFF)
 
     async def _wait(self, container: Object, reason: str, message: str) -> None:
         self._put(container, {"waiting": {"reason": reason, "message": message}})
@@ -381,6 +410,7 @@ class _Life:
             "podIPs": [{"ip": self._ip}],
             "conditions": conditions,
             "containerStatuses": list(self._state.values()),
+            **({"initContainerStatuses": list(self._prepared_by.values())} if self._prepared_by else {}),
         }
         await self._kubelets.publish(self._pod, status)
 

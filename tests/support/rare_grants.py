@@ -7,7 +7,6 @@ _OPTIONAL = (
     "list helmcharts.helm.cattle.io", "list imagerepositories.image.toolkit.fluxcd.io",
     "list buckets.source.toolkit.fluxcd.io", "list plans.upgrade.cattle.io",
 )  # fmt: skip
-_KILLED = "tests/acceptance/test_proof_kills.py: lifts when everybody else is dead"
 _LIVE = "tests/integration/cluster/test_steps.py: objects that no Git declares are patched where they are"
 _CROSSPLANE = "Crossplane 1.20 and newer: ImageConfigs rewrite (tests/unit/workers/steps/test_helmrepo_patches.py)"
 _COPIES = "copies of the pull secret (tests/unit/workers/test_tethers.py)"
@@ -22,8 +21,6 @@ RARE: dict[str, str] = {
     **{f"cutover-control: {each.replace('list', 'watch')}": _NOT_HERE for each in _OPTIONAL},
     "cutover-lifter: list clusternetworkpolicies.policy.networking.k8s.io": _NOT_HERE,
     "cutover-proof: list clusternetworkpolicies.policy.networking.k8s.io": _NOT_HERE,
-    "cutover-lifter: patch configmaps/cutover-node-plan in catalyst-cutover-nodes": _KILLED,
-    "cutover-lifter: delete ciliumclusterwidenetworkpolicies.cilium.io/cutover-egress-block": _KILLED,
     "cutover-proof: get customresourcedefinitions.apiextensions.k8s.io/ciliumclusterwidenetworkpolicies.cilium.io": (
         "the weaker means: addresses denied (tests/unit/workers/proof/test_means.py)"
     ),

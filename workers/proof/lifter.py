@@ -18,8 +18,9 @@ import anyio
 
 from workers.adapters.cluster import Cluster, Exists
 from workers.adapters.cluster_answers import WaitedInVain
-from workers.adapters.cluster_kinds import JOB, POD, Object, Seen, name_of
+from workers.adapters.cluster_kinds import CONFIG_MAP, JOB, POD, Kind, Object, Seen, name_of
 from workers.errors import Stuck, Trouble
+from workers.proof import means
 from workers.proof.block import Placement, lift_at, standing
 from workers.proof.pods import CLEAN_UP, OURS, PART_OF, TOKEN
 from workers.sovereign import Sovereign
@@ -31,25 +32,14 @@ READY = 120.0  # seconds for the lifter's Pod to run
 EVERY = 10.0  # seconds between two looks at the block's end
 
 
-def job(sovereign: Sovereign, token: int, seconds: float) -> Object:
-    """The Job. Its Pod goes through the Pod network, to the API server alone, which no block closes."""
+def job(sovereign: Sovereign, token: int, seconds: float, kind: Kind) -> Object:
+    """The Job. Its Pod goes through the Pod network, to the API server alone, which no block closes.
+
+    It runs only when a first container has found that its account may lift objects of `kind`.
+    """
     labels = {PART_OF: OURS, TOKEN: str(token), PURPOSE: "true"}
-    place = Placement.of(sovereign)
-    container = {
-        "name": "lifter",
-        "image": sovereign.nodes.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["cutover"],
-        "args": ["lift", "--namespace", place.namespace, "--plan", place.config_map, "--after", f"{seconds:.0f}"],
-        "resources": {"requests": {"cpu": "5m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
+    where = ["lift", "--namespace", (place := Placement.of(sovereign)).namespace, "--plan", place.config_map]
+    able = ["--able", kind.plural, "--policy", sovereign.proof.policy]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -65,19 +55,39 @@ def job(sovereign: Sovereign, token: int, seconds: float) -> Object:
                     "serviceAccountName": sovereign.proof.lifter_account,
                     "tolerations": [{"operator": "Exists"}],
                     "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-                    "containers": [container],
+                    "initContainers": [_container(sovereign, "able", [*where, *able])],
+                    "containers": [_container(sovereign, "lifter", [*where, "--after", f"{seconds:.0f}"])],
                 },
             },
         },
     }
 
 
+def _container(sovereign: Sovereign, name: str, args: list[str]) -> Object:
+    return {
+        "name": name,
+        "image": sovereign.nodes.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["cutover"],
+        "args": args,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "resources": {"requests": {"cpu": "5m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
 @asynccontextmanager
-async def beside(world: World, token: int, *, seconds: float) -> AsyncIterator[None]:
+async def beside(world: World, token: int, *, seconds: float, kind: Kind) -> AsyncIterator[None]:
     """The lifter runs before the block begins, and goes when the block is gone. Raises Stuck when it does not."""
     cluster, namespace = world.cluster, world.sovereign.nodes.namespace
     await _sweep(cluster, namespace, token)
-    wanted = job(world.sovereign, token, seconds)
+    wanted = job(world.sovereign, token, seconds, kind)
     try:
         # It may exist: this attempt's own, made before an answer was lost.
         with contextlib.suppress(Exists):
@@ -103,12 +113,41 @@ async def _running(cluster: Cluster, namespace: str, token: int) -> None:
     def up(seen: Seen) -> bool:
         return any((p.get("status") or {}).get("phase") == "Running" for p in seen.values())
 
+    def over(seen: Seen) -> bool:
+        return up(seen) or any(_unable(pod) for pod in seen.values())
+
+    where = f"Job {namespace}/cutover-lifter-{token}"
     try:
-        await cluster.wait_all(POD, namespace, up, READY, labels=f"{PURPOSE}=true,{TOKEN}={token}")
+        seen = await cluster.wait_all(POD, namespace, over, READY, labels=f"{PURPOSE}=true,{TOKEN}={token}")
     except WaitedInVain as late:
         said = [(p.get("status") or {}).get("phase", "no status") for p in late.seen.values()] or ["no Pod"]
-        message = f"Job {namespace}/cutover-lifter-{token} does not run ({', '.join(said)}); nothing was blocked"
-        raise Stuck("NoLifter", message) from None
+        raise Stuck("NoLifter", f"{where} does not run ({', '.join(said)}); nothing was blocked") from None
+    if not up(seen):
+        why = "; ".join(filter(None, map(_unable, seen.values())))
+        raise Stuck("NoLifter", f"{where} could not lift a block, so nothing was blocked: {why}")
+
+
+def _unable(pod: Object) -> str:
+    """What the container that tries the account's rights said, once it has failed."""
+    for status in (pod.get("status") or {}).get("initContainerStatuses") or ():
+        for state in (status.get("state") or {}, status.get("lastState") or {}):
+            ended = state.get("terminated") or {}
+            if ended.get("exitCode"):
+                return str(ended.get("message") or f"exit code {ended['exitCode']}").strip()
+    return ""
+
+
+async def able(cluster: Cluster, place: Placement, plural: str, policy: str) -> None:
+    """May this account lift a block? It looks, deletes a policy that is not there, and patches nothing.
+
+    While a block stands (the Pod was moved to another node) only the look is taken. Raises what lifting would.
+    """
+    if await standing(cluster, place):
+        return
+    for kind in means.KINDS:
+        if kind.plural == plural:
+            await cluster.delete(kind, policy, place.namespace if kind.namespaced else None)
+    await cluster.patch(CONFIG_MAP, place.config_map, place.namespace, {})
 
 
 async def watch(cluster: Cluster, place: Placement, seconds: float, every: float = EVERY) -> bool:

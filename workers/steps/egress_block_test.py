@@ -93,7 +93,7 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
     before = await _before(order, world, report, nodes)
     if block.by_address:
         await block.learn(await names.resolved(world, nodes, order.token, "names"))
-    async with lifter.beside(world, order.token, seconds=measure.most):
+    async with lifter.beside(world, order.token, seconds=measure.most, kind=block.pods.kind):
         blocked_at = datetime.now(UTC)
         try:
             await block.apply()
