@@ -42,7 +42,7 @@ rehearsal: install
 
 # Files run side by side; what compares times runs by itself afterwards. Exit code 5: ARGS chose none of these.
 test: install
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not alone" $(ARGS) || test $$? -eq 5
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not alone" $(ARGS) || test $$? -eq 5
 	@$(BIN)/python -m pytest -m "alone and not slow" $(ARGS) || test $$? -eq 5
 
 sweep: install
@@ -79,10 +79,12 @@ BASE := debian:bookworm-slim
 ARCH := x86_64
 PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(tag)_$(ARCH))
 
+# nkeys is published as source only; it is pure Python.
 build/packages: requirements.image.lock
 	@rm -rf $@ && mkdir -p build
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --require-hashes --no-deps \
-	  --only-binary=:all: --python-version 3.11 --implementation cp $(PLATFORMS) --target $@ -r requirements.image.lock
+	  --only-binary=:all: --no-binary=nkeys --no-build-isolation --python-version 3.11 --implementation cp $(PLATFORMS) \
+	  --target $@ -r requirements.image.lock
 	@rm -rf $@/bin && touch $@
 
 # Needs no network. The sandbox is for rehearsals and stays outside.

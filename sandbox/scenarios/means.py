@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox import seed
 from sandbox.catalogue import GITEA_HOST, HARBOR_HOST
-from sandbox.controllers.api import HELM_CHARTS, HELM_RELEASES, Resource
+from sandbox.controllers.api import GIT_REPOSITORIES, HELM_CHARTS, HELM_RELEASES, Resource
 from sandbox.controllers.conditions import REQUESTED_AT
 from sandbox.policy import CLUSTER, NETWORK
 from sandbox.scenarios.proof import CACHED
@@ -96,6 +96,14 @@ _gitea_out, _gitea_back = _down(GITEA_HOST)
 _harbor_out, _harbor_back = _down(HARBOR_HOST)
 
 
+async def _gitea_missed(box: Box) -> None:
+    """Down, and Flux asks it at once: its next look might come after the hold."""
+    await _gitea_out(box)
+    for source in box.mirrors[GIT_REPOSITORIES]:
+        asked = {"metadata": {"annotations": {REQUESTED_AT: f"wanted-{box.clock.now().timestamp()}"}}}
+        await box.api.merge(GIT_REPOSITORIES, source, asked, "operator")
+
+
 async def _harbor_missed(box: Box) -> None:
     """Down, and a chart is wanted: else it might not be missed before the hold is over."""
     await _harbor_out(box)
@@ -114,7 +122,7 @@ SCENARIOS: dict[str, Scenario] = {
     "network-policy-in-vain": Scenario(
         "no Cilium, and Flux's own allow-egress lets its Pods out", "CannotBlock", _no_cilium, heal=_cilium_again),
     "gitea-outage": Scenario(
-        "local Gitea goes down during the hold", "NotGreenUnderBlock", during=_gitea_out, heal=_gitea_back),
+        "local Gitea goes down during the hold", "NotGreenUnderBlock", during=_gitea_missed, heal=_gitea_back),
     "harbor-outage": Scenario(
         "local Harbor goes down during the hold", "NotGreenUnderBlock", during=_harbor_missed, heal=_harbor_back),
 }  # fmt: skip
