@@ -46,7 +46,8 @@ test: install
 	@$(BIN)/python -m pytest -m "alone and not slow" $(ARGS) || test $$? -eq 5
 
 sweep: install
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow --timeout 3600 $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow and not alone" --timeout 3600 $(ARGS) || test $$? -eq 5
+	@$(BIN)/python -m pytest -m "slow and alone" $(ARGS) || test $$? -eq 5
 
 check: install
 	$(BIN)/ruff format --check .

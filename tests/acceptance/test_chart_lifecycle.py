@@ -23,7 +23,7 @@ from schemas.events import Requested
 from workers.entrypoints import asking
 from workers.entrypoints.settings import load
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 Object = dict[str, Any]
 STATUS = "/api/v1/namespaces/flux-system/configmaps/self-sovereign-cutover-status"
 CUSTOMERS = ("configmaps", "secrets", "pods", "namespaces", "serviceaccounts")

@@ -62,6 +62,7 @@ async def serially(it: Scene) -> None:
         await it.world.cluster.patch(HELM_REPOSITORY, meta["name"], meta["namespace"], body)
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.timeout(200)
 async def test_a_thousand_repositories_cost_few_requests_and_a_fifth_of_a_loop_s_time(it: Scene) -> None:
