@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -20,6 +21,7 @@ from workers.proof.health import green, red
 from workers.proof.hold import HoldClock
 from workers.sovereign import Gitea, Harbor, Login, Proof, Sovereign
 from workers.steps import egress_block_test as step
+from workers.world import Order, World
 
 LOGIN = Login(username="robot", password_file=Path("/nowhere"))
 SOVEREIGN = Sovereign(
@@ -60,6 +62,23 @@ def test_one_canary_that_gets_nowhere_before_the_block_means_offline_already() -
         step.check_before(found(upstream=False, local=True))
     with pytest.raises(Stuck, match="LocalUnreachable"):
         step.check_before(found(upstream=True, local=False))
+
+
+@pytest.mark.parametrize("slow", [0, 1, 3, 9])
+async def test_a_slow_moment_before_the_block_is_asked_again_an_outage_remains(
+    slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def sample(world: World, nodes: Sequence[str], token: int, turn: str) -> canaries.Sample:
+        asked.append(turn)
+        return found(upstream=len(asked) > slow, local=True)
+
+    monkeypatch.setattr(canaries, "sample", sample)
+    order = Order("run-1", "egress-block-test", 1, 1, NOW, {})
+    seen = await step.reached(order, cast(World, None), ["cp-1"])
+    assert bool(seen.shut_in()) == (slow >= step.ASKED)
+    assert len(asked) == len(set(asked)) == min(slow + 1, step.ASKED)
 
 
 def test_one_canary_that_gets_out_under_the_block_ends_the_proof() -> None:
