@@ -111,7 +111,10 @@ class Audit:
         return Audited(findings=found, clean=self.clean, omitted=len(worst) - len(found), signer=signer)
 
 
-def unread(tether: Tether, kind: str, name: str, why: object) -> Finding:
+READABLE = "make it readable: grant the verb, start the agent, install the CRD"
+
+
+def unread(tether: Tether, kind: str, name: str, why: object, cut_by: str = READABLE) -> Finding:
     """Something nobody could look at."""
     return Finding(
         tether=tether.number,
@@ -122,5 +125,5 @@ def unread(tether: Tether, kind: str, name: str, why: object) -> Finding:
         field="not read",
         host=str(why)[:300],
         puller=tether.puller,
-        cut_by="make it readable: grant the verb, start the agent, install the CRD",
+        cut_by=cut_by,
     )

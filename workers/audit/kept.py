@@ -16,6 +16,8 @@ from workers.declared.reconcile import each
 from workers.errors import Trouble
 from workers.world import World
 
+AGAIN = "make the log and Harbor readable; harbor-prewarm, run once more, says it anew"
+
 
 async def forgotten(world: World, copied: Prewarmed | None = None) -> list[Finding]:
     """What the log says was copied and local Harbor does not hold, and what will make it forget more.
@@ -28,7 +30,7 @@ async def forgotten(world: World, copied: Prewarmed | None = None) -> list[Findi
         if copied is not None:
             found += await _gone(world, copied)
     except Trouble as error:
-        found.append(unread(kinds.IMAGES, "Harbor artifact", "what was copied", error))
+        found.append(unread(kinds.IMAGES, "Harbor artifact", "what was copied", error, AGAIN))
     try:
         found += await _forgetful(world)
     except Trouble as error:
@@ -39,7 +41,7 @@ async def forgotten(world: World, copied: Prewarmed | None = None) -> list[Findi
 async def _gone(world: World, copied: Prewarmed) -> list[Finding]:
     if copied.artifacts and not copied.places:
         why = "the log does not say where they are; run harbor-prewarm once more"
-        return [unread(kinds.IMAGES, "Harbor artifact", f"{copied.artifacts} that were copied", why)]
+        return [unread(kinds.IMAGES, "Harbor artifact", f"{copied.artifacts} that were copied", why, AGAIN)]
     wanted: dict[str, str] = {}
     for reference, place in copied.places.items():
         wanted.setdefault(place, reference)
