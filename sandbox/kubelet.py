@@ -229,9 +229,15 @@ class Kubelets:
         if names:
             known = {name: self._network.hosts.get(canonical(name)) for name in names}
             return canary.names_document({name: host.addresses if host else () for name, host in known.items()})
-        who = identity_of(pod)
-        connect = {name: await self._wire(who, name) for name in (urlsplit(t).netloc for t in targets)}
-        return canary.document(await canary.look(targets, timeout, connect))
+        return canary.document(await self._look(identity_of(pod), targets, timeout))
+
+    async def _look(self, who: Identity, targets: Sequence[str], timeout: float) -> list[canary.Finding]:
+        """`timeout` is how long a dropped packet is waited for."""
+        names = {target: urlsplit(target).netloc for target in targets}
+        wires = {name: await self._wire(who, name) for name in names.values()}
+        limits = {target: self._network.patience(who, canonical(name), timeout) for target, name in names.items()}
+        found = await asyncio.gather(*(canary.look([target], limits[target], wires) for target in targets))
+        return [finding for (finding,) in found]
 
     async def _wire(self, who: Identity, netloc: str) -> str:
         try:
@@ -253,8 +259,7 @@ class Kubelets:
         """A workload that cannot live without somebody out there: it asks every second, and ends in anger."""
         who = identity_of(pod)
         while True:
-            connect = {name: await self._wire(who, name) for name in (urlsplit(t).netloc for t in targets)}
-            for finding in await canary.look(targets, 1.0, connect):
+            for finding in await self._look(who, targets, 1.0):
                 if not finding.reached:
                     return 1, f"cannot reach {finding.host}: {finding.detail}"
             await asyncio.sleep(1.0)

@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 
 CHUNK = 65536
+PATIENCE = 30.0  # seconds
 OUTSIDE = "198.51.100."
 INSIDE = "10.43.0."
 ALIASES = {"registry-1.docker.io": "docker.io", "auth.docker.io": "docker.io"}
@@ -138,6 +139,13 @@ class Network:
     def allows(self, who: Identity, host: str) -> bool:
         """The verdict as it stands now."""
         return self._verdict(who, host)
+
+    def patience(self, who: Identity, host: str, dropped: float) -> float:
+        """Seconds that a client in the box waits for an answer: `dropped` where its packets are dropped.
+
+        Where they arrive it waits long: a busy machine is no outage. A wire that is denied later is cut at once.
+        """
+        return max(dropped, PATIENCE) if self._verdict(who, host) else dropped
 
     async def route(self, who: Identity, host: str) -> int:
         """Loopback port on which `who` reaches `host`. Raises LookupError for a name nobody attached."""

@@ -33,8 +33,8 @@ ACCEPT = ", ".join(
 )
 PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 EVERYTHING = ("pull", "resolve", "push")
-ATTEMPT = aiohttp.ClientTimeout(total=20, sock_connect=2, sock_read=2)
-"""The sandbox's patience with a registry that does not answer; containerd's is 30 s."""
+DROPPED = 2.0
+"""Seconds that the sandbox waits where its packets are dropped; containerd dials for 30 s."""
 
 
 class PullError(Exception):
@@ -161,7 +161,7 @@ class Puller:
         """
         image = Image.parse(name)
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=ATTEMPT)
+            self._session = aiohttp.ClientSession()
         places = endpoints(certs, image.host, self._log)
         if self.falls_back:
             places.append(default_endpoint(image.host))
@@ -293,8 +293,11 @@ class _Visit:
         if authorization:
             headers["Authorization"] = authorization
         target = base + parts.path + (f"?{parts.query}" if parts.query else "")
+        silence = self._network.patience(self._who, canonical(parts.netloc), DROPPED)
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=silence, sock_read=silence)
         try:
-            async with self._session.request(method, target, headers=headers, allow_redirects=False) as answer:
+            asked = self._session.request(method, target, headers=headers, allow_redirects=False, timeout=limit)
+            async with asked as answer:
                 return answer.status, answer.headers, await answer.read()
         except TimeoutError as error:
             raise PullError(f'failed to do request: {method} "{_plain(url)}": i/o timeout') from error

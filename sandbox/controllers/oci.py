@@ -19,7 +19,7 @@ import aiohttp
 
 from sandbox.network import Identity, Network
 
-TIMEOUT = aiohttp.ClientTimeout(total=8)
+TIMEOUT = 8.0  # seconds until a dropped packet is given up
 INDEX = "application/vnd.oci.image.index.v1+json"
 ACCEPT = ", ".join(
     (
@@ -125,9 +125,11 @@ class Client:
     async def get(self, who: Identity, host: str, path: str, headers: Mapping[str, str]) -> tuple[int, Any, bytes]:
         """One GET over the route of `who` to `host`."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+            self._session = aiohttp.ClientSession()
         base = await self._network.url(who, host)
-        async with self._session.get(base + path, headers=dict(headers), allow_redirects=False) as answer:
+        limit = aiohttp.ClientTimeout(total=self._network.patience(who, host, TIMEOUT))
+        request = self._session.get(base + path, headers=dict(headers), allow_redirects=False, timeout=limit)
+        async with request as answer:
             return answer.status, answer.headers, await answer.read()
 
 

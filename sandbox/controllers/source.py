@@ -193,7 +193,8 @@ class GitRepositories(Source):
             base = await self.context.network.url(identity(pod), url.netloc)
         except LookupError as error:
             raise FetchFailed("GitOperationFailed", f"dial tcp: lookup {url.netloc}: no such host") from error
-        limit = min(seconds(spec.get("timeout"), 60.0), GIT_TIMEOUT)
+        patience = self.context.network.patience(identity(pod), url.netloc, GIT_TIMEOUT)
+        limit = min(seconds(spec.get("timeout"), 60.0), patience)
         return Git(base + url.path, spec["url"], header, limit)
 
     def gone(self, obj: Object) -> None:

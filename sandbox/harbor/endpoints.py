@@ -107,7 +107,7 @@ class Endpoints:
         """Create and update ask the upstream first (controller/registry, ValidateRegistry)."""
         try:
             wire = await self._core.wire(upstream_host(url))
-            timeout = aiohttp.ClientTimeout(total=5)
+            timeout = aiohttp.ClientTimeout(total=15)
             async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{wire}/v2/") as response:
                 healthy = response.status in (200, 401)
         except (aiohttp.ClientError, TimeoutError, LookupError):

@@ -167,7 +167,7 @@ class Proxy:
         remote = repository.partition("/")[2]
         if upstream_host(registry.url) == "docker.io" and "/" not in remote:
             remote = f"library/{remote}"
-        timeout = aiohttp.ClientTimeout(total=5)
+        timeout = aiohttp.ClientTimeout(total=15)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             _authorised(session, method, f"{wire}/v2/{remote}/{path}", remote) as response,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandbox.box import Box
 
 Act = Callable[["Box"], Awaitable[None]]
-ACTED = 5.0  # seconds after the step for an act to be over
+ACTED = 30.0  # seconds after the step for an act to be over
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _turns(box: Box) -> set[str]:
     return {str((pod["metadata"].get("labels") or {}).get(TURN)) for pod in box.mirrors[PODS]}
 
 
-async def until(done: Callable[[], bool], limit: float = 20.0) -> None:
+async def until(done: Callable[[], bool], limit: float = 60.0) -> None:
     async with asyncio.timeout(limit):
         while not done():
             await asyncio.sleep(0.05)
