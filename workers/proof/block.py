@@ -60,6 +60,11 @@ class Placement:
         """As the description says."""
         return cls(sovereign.nodes.namespace, sovereign.nodes.plan_config_map)
 
+    @property
+    def order(self) -> str:
+        """Where the nodes' order stands, for people."""
+        return f"{BLOCK_KEY} in ConfigMap {self.namespace}/{self.config_map}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -79,6 +84,8 @@ class Block:
         self._means: means.PodMeans | None = None
         self._stands: dict[tuple[str, str], _Part] = {}
         self._addresses: frozenset[str] = frozenset()
+        self._ordered: tuple[str, ...] = ()
+        """What may stand as the nodes' order by our own doing: two texts while the answer to a write is awaited."""
         self._turn = asyncio.Lock()
 
     @property
@@ -137,7 +144,16 @@ class Block:
             for obj in await self.pods.objects(self._world.cluster, terms):
                 await self._stand(obj, terms)
             order = NodeBlock(deny=WORLD, allow=self._open, expires_at=until, token=self._token)
-            await _order_nodes(self._world.cluster, self._place, order)
+            await self._order(order.model_dump_json())
+
+    async def _order(self, text: str) -> None:
+        """The nodes' order, put up once and then moved: one that went away meanwhile left the nodes open."""
+        cluster, place = self._world.cluster, self._place
+        if self._ordered and await _ordered(cluster, place) not in self._ordered:
+            raise lost(f"somebody removed or changed {place.order}")
+        self._ordered = (*self._ordered, text)
+        await _order_nodes(cluster, place, text)
+        self._ordered = (text,)
 
     async def _stand(self, obj: Object, terms: Terms) -> None:
         """One object, put up when it never stood; else its end moved, and its spec when that has changed."""
@@ -180,10 +196,21 @@ def lost(what: str) -> Stuck:
     return Stuck("BlockLost", f"{what} during the hold; nothing after that counts")
 
 
-async def _order_nodes(cluster: Cluster, place: Placement, order: NodeBlock | None) -> None:
-    text = None if order is None else order.model_dump_json()
+def not_lifted(left: Sequence[str], when: str) -> Stuck:
+    """Parts of the block stand though they were taken away."""
+    names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    return Stuck("BlockNotLifted", f"still there {when}: {names}; delete it by hand")
+
+
+async def _order_nodes(cluster: Cluster, place: Placement, text: str | None) -> None:
     body: Object = {"data": {BLOCK_KEY: text}}
     await cluster.patch(CONFIG_MAP, place.config_map, place.namespace, body)
+
+
+async def _ordered(cluster: Cluster, place: Placement) -> str:
+    """The nodes' order as it stands; empty when there is none."""
+    plan = await cluster.get(CONFIG_MAP, place.config_map, place.namespace)
+    return str(((plan or {}).get("data") or {}).get(BLOCK_KEY, ""))
 
 
 def expired(policy: Object, now: datetime) -> bool:
@@ -222,14 +249,18 @@ class Standing:
         words = [(p["metadata"].get("annotations") or {}).get(TOKEN, "") for _, p in self.policies]
         return max([int(w) for w in words if w.isdigit()] + [order.token if order else 0], default=0)
 
+    def names(self, place: Placement) -> list[str]:
+        """Every part, as a person finds it."""
+        found = [f"{kind.kind} {'/'.join(filter(None, key_of(obj)))}" for kind, obj in self.policies]
+        return [*found, place.order] if self.order else found
+
 
 async def standing(cluster: Cluster, place: Placement) -> Standing:
     """What stands, by its label: the name may have been configured differently when it was put up."""
     found: list[tuple[Kind, Object]] = []
     for kind in means.KINDS:
         found += [(kind, obj) for obj in await present(cluster, kind, f"{LABEL}=true")]
-    plan = await cluster.get(CONFIG_MAP, place.config_map, place.namespace)
-    return Standing(tuple(found), str(((plan or {}).get("data") or {}).get(BLOCK_KEY, "")))
+    return Standing(tuple(found), await _ordered(cluster, place))
 
 
 async def lift(world: World, *, token: int | None = None, only_expired_at: datetime | None = None) -> bool:
@@ -255,13 +286,7 @@ async def lift_at(
         await cluster.delete(kind, name, namespace or None)
     if found.order:
         await _order_nodes(cluster, place, None)
-    left = (await standing(cluster, place)).policies
-    if left and (token is None or not any(_later(obj, token) for _, obj in left)):
-        names = ", ".join(f"{kind.kind} {'/'.join(filter(None, key_of(obj)))}" for kind, obj in left[:5])
-        raise Stuck("BlockNotLifted", f"still there after it was deleted: {names}; delete it by hand")
+    left = await standing(cluster, place)
+    if left and (token is None or left.newest() <= token):
+        raise not_lifted(left.names(place), "after it was deleted")
     return True
-
-
-def _later(policy: Object, token: int) -> bool:
-    text = (policy["metadata"].get("annotations") or {}).get(TOKEN, "")
-    return bool(text.isdigit() and int(text) > token)

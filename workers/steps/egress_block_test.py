@@ -23,7 +23,7 @@ from schemas.results import Canary, EgressProven
 from workers.adapters.cluster_kinds import Seen
 from workers.errors import Stuck, Trouble, Wait
 from workers.proof import canaries, declared, forced, lifter, names, pods, pulls
-from workers.proof.block import Block, Placement, lift, lost, standing
+from workers.proof.block import Block, Placement, lift, lost, not_lifted, standing
 from workers.proof.canaries import Sample, words
 from workers.proof.health import FluxWatch
 from workers.proof.hold import HoldClock
@@ -129,9 +129,10 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
 
 
 async def _really_lifted(world: World) -> None:
-    if left := (await standing(world.cluster, Placement.of(world.sovereign))).policies:
-        names = ", ".join(f"{kind.kind} {obj['metadata']['name']}" for kind, obj in left)
-        raise Stuck("BlockNotLifted", f"{names} could not be removed within {LIFTING:g} s; delete it by hand")
+    """No part of a block stands: neither a policy nor the nodes' order."""
+    place = Placement.of(world.sovereign)
+    if left := (await standing(world.cluster, place)).names(place):
+        raise not_lifted(left, f"after {LIFTING:g} s of lifting")
 
 
 async def _before(order: Order, world: World, report: Report, nodes: Sequence[str]) -> Sample:
@@ -334,9 +335,18 @@ async def _freed(order: Order, world: World, nodes: Sequence[str]) -> Sample:
         if not found.shut_in():
             return found
         if time.monotonic() > deadline:
-            message = f"the block is lifted, yet not reached: {words(found.shut_in())}; was it an outage?"
-            raise Stuck("StillOffline", message)
+            raise not_freed(found)
         turn += 1
+
+
+def not_freed(found: Sample) -> Stuck:
+    """What it means that some stay shut in: a host that others reach is not away, so there the block still bites."""
+    reached = {c.host for c in found.escaped()}
+    if held := [c for c in found.shut_in() if c.host in reached]:
+        message = f"nothing of the block stands, yet it bites here and not elsewhere: {words(held)}; look at the agent "
+        return Stuck("BlockNotLifted", f"{message}(host) or Cilium (pod) of that node")
+    message = f"the block is lifted, yet not reached: {words(found.shut_in())}; was it an outage?"
+    return Stuck("StillOffline", message)
 
 
 async def _future(work: asyncio.Future[None]) -> None:

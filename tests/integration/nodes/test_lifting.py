@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.controllers.api import CONFIG_MAPS
-from workers.adapters.cluster_kinds import JOB, POD
+from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, JOB, POD
 from workers.errors import Stuck
 from workers.proof import block, lifter
 from workers.steps import egress_block_test
@@ -89,3 +89,31 @@ async def test_a_node_order_of_a_later_attempt_is_left_alone(cast_of: Cast, tmp_
     await cast_of.api.merge(CONFIG_MAPS, plan, {"data": {"block.json": order_.model_dump_json()}}, "test")
     assert not await block.lift(world, token=9)
     assert await block.lift(world, token=12)
+
+
+async def test_a_node_order_that_stays_or_goes_by_itself_is_not_overlooked(
+    cast_of: Cast, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await ready(cast_of, tmp_path)
+    ours = block.Block(world, 9)
+    await ours.apply()
+    await ours.renew()
+    await world.cluster.delete(CILIUM_CLUSTERWIDE_POLICY, world.sovereign.proof.policy)
+    with pytest.raises(Stuck, match=rf"^BlockNotLifted.*: block\.json in ConfigMap {NAMESPACE}/cutover-node-plan;"):
+        await egress_block_test._really_lifted(world)
+    with monkeypatch.context() as patched:
+
+        async def undone(*_: Any) -> None:
+            """As where an admission webhook puts back what it knows."""
+
+        patched.setattr(block, "_order_nodes", undone)
+        with pytest.raises(Stuck, match=r"^BlockNotLifted: still there after it was deleted: block\.json"):
+            await block.lift(world, token=9)
+    assert await block.lift(world, token=9)
+    await egress_block_test._really_lifted(world)
+    again = block.Block(world, 9)
+    await again.apply()
+    await world.cluster.patch(CONFIG_MAP, "cutover-node-plan", NAMESPACE, {"data": {"block.json": None}})
+    with pytest.raises(Stuck, match=r"^BlockLost: somebody removed or changed block\.json"):
+        await again.renew()
+    assert await block.lift(world)

@@ -81,6 +81,16 @@ async def test_a_slow_moment_before_the_block_is_asked_again_an_outage_remains(
     assert len(asked) == len(set(asked)) == min(slow + 1, step.ASKED)
 
 
+def test_shut_in_after_lifting_is_an_outage_only_when_nobody_reaches_that_host() -> None:
+    away = canaries.Sample((canary("ghcr.io", False), canary("ghcr.io", False, "host"), canary("quay.io", True)), ())
+    assert step.not_freed(away).reason == "StillOffline"
+    held = canaries.Sample((canary("ghcr.io", True), canary("ghcr.io", False, "host"), canary("quay.io", False)), ())
+    found = step.not_freed(held)
+    assert found.reason == "BlockNotLifted"
+    assert "n1/host ghcr.io" in found.message
+    assert "quay.io" not in found.message
+
+
 def test_one_canary_that_gets_out_under_the_block_ends_the_proof() -> None:
     step.check_bite(found(upstream=False, local=True))
     escaped = canaries.Sample((canary("ghcr.io", True, "host"), canary("quay.io", False)), ())
