@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sandbox.clock import Clock
-from sandbox.kube import discovery, errors, openapi, subresources, tables
+from sandbox.kube import discovery, errors, openapi, protobuf, subresources, tables
 from sandbox.kube.access import Ask, Tokens, User, allowed
 from sandbox.kube.call import Call
 from sandbox.kube.definitions import Definitions
@@ -279,6 +279,11 @@ def _read(request: Request, resource: Resource) -> Any:
         return None
     if not isinstance(raw, bytes):
         return orjson.loads(orjson.dumps(raw))
+    if request.content_type.startswith(protobuf.CONTENT_TYPE):
+        try:
+            return protobuf.decode(raw)
+        except (protobuf.Unreadable, UnicodeDecodeError) as error:
+            raise errors.bad_request(str(error)) from error
     try:
         if "yaml" in request.content_type and raw.lstrip()[:1] not in (b"{", b"["):
             return YAML(typ="safe", pure=True).load(raw)

@@ -54,7 +54,12 @@ async def front(port: int, directory: Path) -> AsyncIterator[int]:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer), return_exceptions=True)
+        try:
+            with suppress(asyncio.CancelledError):  # at the end; the stream's own callback would print it
+                await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer), return_exceptions=True)
+        finally:
+            inner[1].close()
+            writer.close()
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
     async with server:
