@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import reduce
 from typing import Any, Final, Literal, NamedTuple
 
@@ -25,6 +25,8 @@ Result = Literal["", "running", "waiting", "success", "failed"]
 Phase = Literal["running", "succeeded", "failed", "cancelled"]
 
 
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""For an event that does not say when: CloudEvents lets it be silent, ours never are."""
 _NONE: Final[dict[str, Any]] = {}  # shared and never written to: every change makes a new one
 
 
@@ -45,7 +47,8 @@ class StepState(NamedTuple):
     """Sequence of the step's newest event."""
     tries: int = 0
     """How often this trigger's work waited; the pool bounds it."""
-    tried_since: datetime | None = None
+    first: int = 0
+    """Sequence of the first claim for this trigger: since when it has been tried, by the broker's clock."""
     reason: str = ""
     message: str = ""
     progress: Progress | None = None
@@ -175,7 +178,7 @@ def _apply(state: State, event: Event, seq: int) -> State:
         data = data_of(event)
     except Undecodable:
         return state
-    at = event.time or datetime.min
+    at = event.time or NEVER
     if isinstance(data, facts.Accepted):
         return _accepted(state, event, data, seq, at)
     if isinstance(data, facts.AutoFireArmed | facts.AutoFireDisarmed):
@@ -184,7 +187,11 @@ def _apply(state: State, event: Event, seq: int) -> State:
     if run is None or event.run != run.id:
         return state
     run = run._replace(digest=hashlib.sha256((run.digest + state.hash).encode()).hexdigest())
+    if run.phase == "cancelled" and not isinstance(data, facts.Audited):
+        return state._replace(run=run)  # what its worker still said; only a new request goes on
     if isinstance(data, facts.Completed):
+        if not all(run.step(slug).result == "success" for slug in SLUGS):
+            return state._replace(run=run)  # it is computed from evidence; said without any, it means nothing
         ended = run._replace(phase="succeeded", finished_at=at, closed=True, current="")
         return state._replace(
             run=ended, complete=True, completed_at=at,
@@ -202,8 +209,6 @@ def _apply(state: State, event: Event, seq: int) -> State:
         return state._replace(run=ended, complete=state.complete and data.step != LAST.slug)
     if isinstance(data, facts.Audited):
         return state._replace(run=run, tethers=len(data.findings) + data.omitted)
-    if run.phase == "cancelled":
-        return state._replace(run=run)
     return _step_event(state._replace(run=run), run, event, data, seq, at)
 
 
@@ -273,7 +278,7 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
     step = StepState(
         result="running", attempt=event.attempt or old.attempt + 1, worker=data.worker, token=seq,
         started_at=old.started_at if again else at, trigger=data.trigger, after=data.after, seen=seq,
-        tries=old.tries if again else 0, tried_since=old.tried_since if again else at,
+        tries=old.tries if again else 0, first=old.first if again else seq,
         progress=old.progress if again else None,
     )  # fmt: skip
     later = SLUGS[SLUGS.index(data.step) + 1 :]

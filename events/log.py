@@ -21,8 +21,12 @@ class LogUnavailable(Exception):
     """The keeper did not answer within the budget. Whether the append landed is not known."""
 
 
-class LogFull(Exception):
-    """The stream has reached its `max_bytes`; the keeper refuses rather than forgets."""
+class LogFull(LogUnavailable):
+    """The stream has reached its `max_bytes`; the keeper refuses rather than forgets. Nothing landed."""
+
+
+class TooLarge(Exception):
+    """The message is larger than the keeper takes: it would never land, however often it is tried."""
 
 
 class NotPermitted(Exception):

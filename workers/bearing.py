@@ -16,4 +16,10 @@ class Bearing:
     trace: str
 
 
+def trace_of(traceparent: str | None) -> str:
+    """The trace id of `00-<trace>-<span>-<flags>`; empty when it is none."""
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) == 4 else ""
+
+
 BEARING: ContextVar[Bearing | None] = ContextVar("bearing", default=None)

@@ -18,21 +18,21 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
-from events import flow
+from events import flow, subjects
 from events.envelope import Event, Undecodable, admit, data_of, read
 from events.flow import Step
 from events.fold import Run, State, StepState
 from events.jetstream import Delivery, JetStreamLog, step_durable
 from events.journal import Journal
-from events.log import Conflict, Emit, LogUnavailable
+from events.log import Conflict, Emit, LogUnavailable, TooLarge
 from schemas import events as facts
 from schemas.results import StepResult
 from workers import decision as decisions
 from workers.admission import Gate, accept, open_to_all
-from workers.bearing import BEARING, Bearing
+from workers.bearing import BEARING, Bearing, trace_of
 from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble
-from workers.lease import Fenced, Lease, lost, now
+from workers.lease import Fenced, Lease, lost
 from workers.scribe import Scribe
 from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
 from workers.world import Order, Report
@@ -95,6 +95,10 @@ class Pool:
             await self._refuse(delivery, Refuse("Undecodable", str(error)))
             return
         assert isinstance(data, facts.Trigger)  # noqa: S101  admit() checked the kind
+        if delivery.subject != subjects.trigger(step):  # who may order a step is granted by subject, so it counts
+            why = f"it came on {delivery.subject} to the consumer of {step.slug}, whose filter somebody changed"
+            await self._refuse(delivery, Refuse("WrongSubject", why))
+            return
         # What we know already is enough to claim, since the claim is a compare-and-set; every other decision is
         # made on the leader's newest entry.
         state = self.journal.state
@@ -164,7 +168,7 @@ class Pool:
         )  # fmt: skip
         token = await self.journal.append(self.scribe.step(do.run, do.attempt, started), if_seq=state.seq)
         claim = Claim(do.run, step, do.attempt, token, delivery)
-        bearing = BEARING.set(Bearing(do.run.id, step.slug, do.attempt, (do.run.traceparent or "-").split("-")[1]))
+        bearing = BEARING.set(Bearing(do.run.id, step.slug, do.attempt, trace_of(do.run.traceparent)))
         log.info("%s: attempt %d of run %s, token %d", step.slug, do.attempt, do.run.id, token)
         try:
             await self._conclude(claim, await self._attempt(claim))
@@ -192,7 +196,7 @@ class Pool:
                 try:
                     outcome = await self.work[slug](order, lease.report)
                 except Exception as error:  # whatever a step raises becomes a verdict
-                    outcome = self._judge(error, claim)
+                    outcome = await self._judge(error, claim)
                 beside.cancel_scope.cancel()
         if outcome is None or lease.lost:
             raise Fenced(lease.lost or "the lease was lost")
@@ -228,12 +232,18 @@ class Pool:
             except Conflict:
                 await self.journal.refresh()
 
-    def _judge(self, error: Exception, claim: Claim) -> Retry | GiveUp:
-        """The verdict on an error, from how often and how long this trigger has been tried."""
+    async def _judge(self, error: Exception, claim: Claim) -> Retry | GiveUp:
+        """The verdict on an error, from how often and how long this trigger has been tried.
+
+        How long is told by the broker's clock alone: the worker before us may have stood on a machine whose own is
+        wrong by hours."""
         cause = plainest(error)
         log.info("%s: %s", claim.step.slug, cause, exc_info=None if isinstance(cause, Trouble) else error)
         mine = self._mine(claim)
-        elapsed = (now() - mine.tried_since).total_seconds() if mine.tried_since else 0.0
+        try:
+            elapsed = await self.stream.elapsed_since(mine.first or claim.token)
+        except LogUnavailable:
+            elapsed = 0.0  # how often it was tried is still known, and bounds it
         return verdict(cause, mine.tries + 1, elapsed, self.limits)
 
     def _mine(self, claim: Claim) -> StepState:
@@ -246,7 +256,14 @@ class Pool:
         emit = None
         if following is not None and isinstance(outcome, StepResult):
             emit = self.scribe.trigger(claim.run, following, claim.token)
-        await self._append_ours(claim, self._fact(claim, outcome), emit)
+        try:
+            await self._append_ours(claim, self._fact(claim, outcome), emit)
+        except TooLarge as error:  # it would never land: to try again would do the step again for ever
+            outcome, emit = (
+                GiveUp("ResultTooLarge", f"what the step found does not fit into one message: {error}"),
+                None,
+            )
+            await self._append_ours(claim, self._fact(claim, outcome), None)
         if isinstance(outcome, Retry):
             await claim.delivery.later(outcome.after)
             return
@@ -282,8 +299,7 @@ class Pool:
         """What must stand behind a finished step: the next trigger, `completed`, or `failed`. Safe to repeat."""
         mine, following = run.step(step.slug), flow.after(step)
         if mine.result == "failed" and not run.closed:
-            ended = facts.Failed(step=step.slug, reason=mine.reason, message=mine.message)
-            await self.journal.append(self.scribe.run(run, f"failed.{mine.token}", ended))
+            await self._end(step, facts.Failed(step=step.slug, reason=mine.reason, message=mine.message), mine.token)
         elif mine.result == "success" and following is not None:
             if run.step(following.slug).after != mine.token:
                 await self.stream.publish(self.scribe.trigger(run, following, mine.token))
@@ -296,15 +312,27 @@ class Pool:
         if found is not None:
             name = f"audited.{mine.token}.{self.scribe.worker}.{self.journal.state.length}"
             await self.journal.append(self.scribe.run(run, name, found))
-            run = self.journal.state.run or run
         if found is not None and (left := tied(found)):
             message = f"{len(left)} strings still tie the Sovereign; see `cutover audit`. First: {left[0]}"
-            ended = facts.Failed(step=step.slug, reason="TethersLeft", message=self.scribe.redact(message))
-            await self.journal.append(self.scribe.run(run, f"failed.{mine.token}", ended))
+            await self._end(step, facts.Failed(step=step.slug, reason="TethersLeft", message=message), mine.token)
             return
-        shortened = bool(getattr(mine.outcome, "rehearsal", False))
-        done = facts.Completed(evidence_digest=run.digest, rehearsal=shortened)
-        await self.journal.append(self.scribe.run(run, f"completed.{mine.token}", done))
+        await self._end(step, None, mine.token)
+
+    async def _end(self, step: Step, failed: facts.Failed | None, token: int) -> None:
+        """The run's last word, on the very state that it is said of: a cancel that came while we looked stands before
+        it, and then nothing is ended. Raises Conflict when the journal moves meanwhile."""
+        state = await self.journal.refresh()
+        run = state.run
+        if run is None or run.closed or run.step(step.slug).token != token:
+            log.info("%s: not the end of the run any more", step.slug)
+            return
+        if failed is not None:
+            draft = self.scribe.run(run, f"failed.{token}", failed)
+        else:
+            shortened = bool(getattr(run.step(step.slug).outcome, "rehearsal", False))
+            done = facts.Completed(evidence_digest=run.digest, rehearsal=shortened)
+            draft = self.scribe.run(run, f"completed.{token}", done)
+        await self.journal.append(draft, if_seq=state.seq)
 
 
 async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -21,6 +23,11 @@ from schemas import events as facts
 from workers.lease import now
 
 _KEPT = 64 * 1024  # bytes of a rejected message
+_LONGEST: Final = 4000
+"""Characters of one text in an event. What a person has to read is at its start, and the picture of the log is a
+ConfigMap, which holds 1 MiB in all."""
+_NAME: Final = 300  # characters of who somebody is
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,8 @@ class Scribe:
         """`accepted`, and the id of the run that it begins: the same for the same request."""
         run = f"run-{request}-{hashlib.sha256(f'{self.fqdn}/{request}'.encode()).hexdigest()[:6]}"
         draft = Draft(
-            id=f"{run}.accepted", source=self.source, data=data, subject="cutover", time=now(), run=run,
-            causationid=event.id if event else None, traceparent=(event.traceparent if event else None) or _trace(),
-            authtype=event.authtype if event else None, authid=event.authid if event else None,
+            id=f"{run}.accepted", source=self.source, data=self._clean(data), subject="cutover", time=now(), run=run,
+            **{"traceparent": _trace(), **_caused(event)},
         )  # fmt: skip
         return draft, run
 
@@ -64,9 +70,7 @@ class Scribe:
     def aside(self, id: str, data: BaseModel, event: Event | None) -> Draft:
         """A fact that belongs to no run, and whose doing it is."""
         return Draft(
-            id=id, source=self.source, data=data, subject="cutover", time=now(),
-            causationid=event.id if event else None, traceparent=event.traceparent if event else None,
-            authtype=event.authtype if event else None, authid=event.authid if event else None,
+            id=id, source=self.source, data=self._clean(data), subject="cutover", time=now(), **_caused(event)
         )  # fmt: skip
 
     def trigger(self, run: Run, step: Step, after: int) -> Emit:
@@ -87,9 +91,50 @@ class Scribe:
 
     def _draft(self, run: Run, id: str, data: BaseModel, subject: str, attempt: int | None) -> Draft:
         return Draft(
-            id=id, source=self.source, data=data, subject=subject, time=now(), run=run.id, attempt=attempt,
-            traceparent=run.traceparent,
+            id=id, source=self.source, data=self._clean(data), subject=subject, time=now(), run=run.id,
+            attempt=attempt, traceparent=run.traceparent,
         )  # fmt: skip
+
+    def _clean(self, data: BaseModel) -> BaseModel:
+        """The same fact without secrets, and without texts that no message could carry."""
+        changed = {
+            name: clean
+            for name in type(data).model_fields
+            if (clean := self._said(old := getattr(data, name))) is not old
+        }
+        return data.model_copy(update=changed) if changed else data
+
+    def _said(self, value: Any) -> Any:
+        """The very same object where nothing had to be changed."""
+        match value:
+            case str():
+                clean = clipped(self.redact(value))
+                return value if clean == value else clean
+            case BaseModel():
+                return self._clean(value)
+            case dict():
+                found = {key: self._said(each) for key, each in value.items()}
+                return value if all(found[key] is each for key, each in value.items()) else found
+            case list() | tuple():
+                parts = [self._said(each) for each in value]
+                return value if all(new is old for new, old in zip(parts, value, strict=True)) else type(value)(parts)
+        return value
+
+
+def clipped(text: str, most: int = _LONGEST) -> str:
+    """Its beginning, and how much more there was."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most} characters more)"
+
+
+def _caused(event: Event | None) -> dict[str, Any]:
+    """Whose doing a fact is, from what was sent to us: only as much as fits, and only a trace that is one."""
+    if event is None:
+        return {}
+    found = {"causationid": event.id, "authtype": event.authtype, "authid": event.authid}
+    said = {name: clipped(value, _NAME) for name, value in found.items() if value}
+    if event.traceparent and _TRACEPARENT.fullmatch(event.traceparent):
+        said["traceparent"] = event.traceparent
+    return said
 
 
 def _trace() -> str:

@@ -23,13 +23,14 @@ from events.jetstream.delivery import Delivery
 from events.jetstream.settings import Broker, login
 from events.jetstream.shape import EARLIER, StreamDrift, consumer_configs, differences, stream_config
 from events.jetstream.wire import RETRY, Refused, answer, standing, stored, words
-from events.log import Conflict, Emit, Entry, LogFull, LogUnavailable, NotPermitted
+from events.log import Conflict, Emit, Entry, LogFull, LogUnavailable, NotPermitted, TooLarge
 from events.subjects import JOURNAL
 
 DUPLICATE: Final = 10201
 CONFLICTS: Final = frozenset({10071, 10164, DUPLICATE})
 """Wrong last sequence; the same on three replicas while another append is in flight; a duplicate inside a batch."""
 FULL: Final = 10077
+TOO_LARGE: Final = 10054
 BACKLOG: Final = 1000  # messages of one pull
 PATIENCE: Final = 30.0  # seconds of one long pull; a reconnect ends it early
 
@@ -79,6 +80,8 @@ class JetStreamLog:
             text = str(error)
             if "permissions violation" in text.lower():
                 self.denied = text
+                say(f"the broker refuses it: {text}; grant {self.broker.user or 'this login'} that subject")
+                self._wake()
             elif not isinstance(error, OSError | nats.errors.Error):
                 say(f"broker: {words(error)}")
 
@@ -87,8 +90,8 @@ class JetStreamLog:
 
         async def on_back() -> None:
             say("the broker is back")
-            for scope in tuple(self._waiting):
-                scope.cancel()
+            self.denied = None  # what may be done may have changed meanwhile; if not, it will be refused again
+            self._wake()
 
         options: dict[str, Any] = {
             "servers": [self.broker.url],
@@ -110,6 +113,16 @@ class JetStreamLog:
                 await self.client.connect(**options)
         except TimeoutError:
             raise ConnectionError(words(self._trouble) if self._trouble else "no answer in 3 s") from None
+
+    def _wake(self) -> None:
+        """There is news of the connection for all who wait for an answer or a message."""
+        for scope in tuple(self._waiting):
+            scope.cancel()
+
+    def _refused(self, *subjects: str) -> bool:
+        """Was one of these refused, or our inbox, so that no answer can come? The client tells it in small letters."""
+        found = (self.denied or "").lower()
+        return bool(found) and any(each.lower() in found for each in (*subjects, "subscription"))
 
     # --- the journal -----------------------------------------------------------------------------------------
 
@@ -135,19 +148,22 @@ class JetStreamLog:
     async def append(self, raw: bytes, *, id: str, expected: int, then: Emit | None) -> int:
         """Compare-and-set append, retried until the broker's answer is known or the budget is used up."""
         deadline = time.monotonic() + self.broker.budget
+        asked = (JOURNAL, *([then.subject] if then else []))
         pause = 0.05
         while True:
             try:
                 return await self._append_once(raw, id, expected, then)
+            except nats.errors.MaxPayloadError:
+                raise self._too_large(raw) from None
             except Refused as refusal:
-                if refusal.code == FULL:
-                    raise LogFull("the stream is full (max_bytes); enlarge it, nothing was forgotten") from None
+                if self._refused(*asked):  # of a batch the first half: the second is then refused for another reason
+                    raise NotPermitted(str(self.denied)) from None
                 if refusal.code not in CONFLICTS:
-                    raise LogUnavailable(f"append refused: {refusal}") from None
+                    raise self._why(refusal, raw) from None
                 trouble: Exception = refusal
             except RETRY as error:
-                if self.denied:
-                    raise NotPermitted(self.denied) from None
+                if self._refused(*asked):
+                    raise NotPermitted(str(self.denied)) from None
                 trouble = error
             found = await self._landed(raw, expected, deadline)
             if found is not None:
@@ -161,7 +177,7 @@ class JetStreamLog:
         headers = {
             "Nats-Msg-Id": id,
             "Nats-Expected-Last-Subject-Sequence": str(expected),
-            "Content-Type": CONTENT_TYPE,
+            "content-type": CONTENT_TYPE,
         }
         if then is None:
             reply = await self._publish(JOURNAL, raw, headers)
@@ -175,7 +191,7 @@ class JetStreamLog:
         await self.client.publish(JOURNAL, raw, headers={**headers, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": "1"})
         closing = {
             "Nats-Msg-Id": then.draft.id,
-            "Content-Type": CONTENT_TYPE,
+            "content-type": CONTENT_TYPE,
             "Nats-Batch-Id": batch,
             "Nats-Batch-Sequence": "2",
             "Nats-Batch-Commit": "1",
@@ -202,22 +218,51 @@ class JetStreamLog:
             raise Conflict(f"expected {expected}, the journal is at {newer[-1].seq}")
         return None
 
+    def _why(self, refusal: Refused, raw: bytes) -> Exception:
+        """What a refusal means for whoever asked."""
+        if refusal.code == FULL:
+            return LogFull("the stream is full (max_bytes); enlarge it, nothing was forgotten")
+        if refusal.code == TOO_LARGE:
+            return self._too_large(raw)
+        return LogUnavailable(f"the broker refuses the message: {refusal}")
+
+    def _too_large(self, raw: bytes) -> TooLarge:
+        return TooLarge(f"{len(raw)} bytes; the broker takes {self.client.max_payload} in one message (max_payload)")
+
+    async def clock(self) -> datetime:
+        """What time the broker says it is: the one clock that all processes share. Raises LogUnavailable."""
+        reply = await self._api(f"STREAM.INFO.{self.broker.stream}", {}, missing=404)
+        try:
+            return datetime.fromisoformat((reply or {})["ts"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError):
+            raise LogUnavailable("the broker does not say what time it is") from None
+
+    async def elapsed_since(self, seq: int) -> float:
+        """Seconds since the broker stored the message at `seq`, by its own clock. Raises LogUnavailable."""
+        found = await self._api(f"STREAM.MSG.GET.{self.broker.stream}", {"seq": seq}, missing=404)
+        if found is None:
+            raise LogUnavailable(f"message {seq} is not in the stream")
+        stored_at = datetime.fromisoformat(found["message"]["time"]).astimezone(UTC)
+        return (await self.clock() - stored_at).total_seconds()
+
     async def publish(self, message: Emit) -> int:
         """Publish beside the journal; idempotent by the draft's id. Raises LogUnavailable."""
         return await self.publish_raw(message.subject, message.draft.encode(), message.draft.id)
 
     async def publish_raw(self, subject: str, raw: bytes, id: str | None = None) -> int:
         """Publish bytes as they are, retried within the budget."""
-        headers = {"Content-Type": CONTENT_TYPE, **({"Nats-Msg-Id": id} if id else {})}
+        headers = {"content-type": CONTENT_TYPE, **({"Nats-Msg-Id": id} if id else {})}
         deadline = time.monotonic() + self.broker.budget
         while True:
             try:
                 return int((await self._publish(subject, raw, headers))["seq"])
+            except nats.errors.MaxPayloadError:
+                raise self._too_large(raw) from None
             except Refused as refusal:
-                raise (LogFull if refusal.code == FULL else LogUnavailable)(str(refusal)) from None
+                raise self._why(refusal, raw) from None
             except RETRY as error:
-                if self.denied:
-                    raise NotPermitted(self.denied) from None
+                if self._refused(subject):
+                    raise NotPermitted(str(self.denied)) from None
                 if time.monotonic() > deadline or id is None:
                     raise LogUnavailable(f"publish to {subject} not confirmed: {words(error)}") from None
                 await anyio.sleep(0.2)
@@ -236,14 +281,17 @@ class JetStreamLog:
                     yield entry
                 return
             except RETRY as error:
-                if self.denied:
-                    raise NotPermitted(self.denied) from None
+                if self._refused("$js.api.consumer."):
+                    raise NotPermitted(str(self.denied)) from None
                 if not live:
                     raise LogUnavailable(f"reading {subject}: {words(error)}") from None
                 await anyio.sleep(0.2)
 
     async def _pull(self, subject: str, seq: int, live: bool) -> AsyncIterator[Entry]:
         config = ConsumerConfig(
+            # A name, since with one the broker is asked on a subject that holds name and filter: what a user may
+            # read can be granted, and a reader that takes the name of a step's consumer can be refused.
+            name=f"reader-{uuid4().hex}",
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=seq + 1,
             ack_policy=AckPolicy.NONE,
@@ -252,7 +300,10 @@ class JetStreamLog:
             mem_storage=True,
             num_replicas=1,
         )
-        info = await self.js.add_consumer(self.broker.stream, config)
+        with self._until_news() as waiting:
+            info = await self.js.add_consumer(self.broker.stream, config)
+        if waiting.cancelled_caught:
+            raise ConnectionError("the broker refused or restarted")
         pending = info.num_pending or 0
         try:
             if not pending and not live:
@@ -293,8 +344,10 @@ class JetStreamLog:
                     )
                 if not arrived:
                     news = anyio.Event()
-                    with self._until_reconnect(), anyio.move_on_after(PATIENCE + 5):
+                    with self._until_news(), anyio.move_on_after(PATIENCE + 5):
                         await news.wait()
+                    if not arrived and self.denied and not self._refused("$js.api.consumer.msg.next"):
+                        continue  # something else was refused to somebody else of this process
                     if not arrived:
                         raise ConnectionError("the broker restarted")
                 msg = arrived.popleft()
@@ -316,15 +369,15 @@ class JetStreamLog:
         subscription = await self.js.pull_subscribe_bind(durable, self.broker.stream)
         while True:
             message: Msg | None = None
-            with self._until_reconnect():
+            with self._until_news():
                 try:
                     message = (await subscription.fetch(1, timeout=PATIENCE))[0]
                 except TimeoutError:
                     continue
                 except RETRY:
-                    if self.denied:
-                        raise NotPermitted(self.denied) from None
                     await anyio.sleep(0.2)
+            if message is None and self.denied:  # a worker that lacks a right ends, so that somebody looks
+                raise NotPermitted(self.denied)
             if message is not None:
                 yield self._delivery(message)
 
@@ -343,10 +396,11 @@ class JetStreamLog:
         place = standing(msg.reply)
         patience = min(self.broker.budget, self.broker.ack_wait)
         stored_at = datetime.fromtimestamp(place.stored_ns / 1e9, UTC)
-        return Delivery(msg.subject, msg.data, place.seq, place.tries, stored_at, msg, patience)
+        forbidden = lambda: self.denied if self._refused("$js.ack.") else None  # noqa: E731
+        return Delivery(msg.subject, msg.data, place.seq, place.tries, stored_at, msg, patience, forbidden)
 
     @contextmanager
-    def _until_reconnect(self) -> Iterator[anyio.CancelScope]:
+    def _until_news(self) -> Iterator[anyio.CancelScope]:
         with anyio.CancelScope() as scope:
             self._waiting.add(scope)
             try:
@@ -416,23 +470,30 @@ class JetStreamLog:
     # --- the wire --------------------------------------------------------------------------------------------
 
     async def _publish(self, subject: str, raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        reply = await self.client.request(subject, raw, timeout=2, headers=headers)
-        return answer(reply.data)
+        return answer((await self._request(subject, raw, headers)).data)
+
+    async def _request(self, subject: str, raw: bytes, headers: dict[str, str] | None = None) -> Msg:
+        """An answer within 2 s, or ConnectionError as soon as the broker refuses something or comes back."""
+        reply: Msg | None = None
+        with self._until_news():
+            reply = await self.client.request(subject, raw, timeout=2, headers=headers)
+        if reply is None:
+            raise ConnectionError(self.denied or "the broker restarted")
+        return reply
 
     async def _api(self, verb: str, body: dict[str, Any], *, missing: int) -> dict[str, Any] | None:
         deadline = time.monotonic() + self.broker.budget
         while True:
             try:
-                reply = await self.client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=2)
-                return answer(reply.data)
+                return answer((await self._request(f"$JS.API.{verb}", json.dumps(body).encode())).data)
             except Refused as refusal:
                 if refusal.status == missing:
                     return None
                 if refusal.status != 503 or time.monotonic() > deadline:
                     raise LogUnavailable(f"{verb}: {refusal}") from None
             except RETRY as error:
-                if self.denied:
-                    raise NotPermitted(self.denied) from None
+                if self._refused(verb):
+                    raise NotPermitted(str(self.denied)) from None
                 if time.monotonic() > deadline:
                     raise LogUnavailable(f"the broker did not answer {verb}: {words(error)}") from None
             await anyio.sleep(0.1)

@@ -56,10 +56,11 @@ def succeeded(slug: str, token: int, changes: int = 1) -> facts.StepSucceeded:
     return facts.StepSucceeded(step=slug, worker="w", token=token, result=data)
 
 
-def whole_run() -> list[BaseModel]:
-    """accepted, then started and succeeded of all eight, then completed. Tokens are the places in the list."""
+def whole_run(gap: int = 1) -> list[BaseModel]:
+    """accepted, then started and succeeded of all eight, then completed. Tokens are the places in the list, `gap`
+    apart as `chain` lays them."""
     history: list[BaseModel] = [accepted()]
     for slug in SLUGS:
         history.append(started(slug, trigger=len(history) + 1))
-        history.append(succeeded(slug, token=len(history)))
+        history.append(succeeded(slug, token=len(history) * gap))
     return [*history, facts.Completed(evidence_digest="0" * 64, rehearsal=True)]

@@ -31,7 +31,7 @@ def test_a_repeated_entry_changes_nothing(upto: int, times: int) -> None:
 
 @given(st.integers(0, 17), st.integers(0, 17))
 def test_folding_in_two_parts_is_folding_at_once(one: int, other: int) -> None:
-    entries = chain(whole_run(), gap=3)
+    entries = chain(whole_run(3), gap=3)
     cut = min(one, other)
     assert fold(entries[cut:], fold(entries[:cut])) == fold(entries)
 
@@ -64,7 +64,7 @@ def test_two_swapped_events_show_as_a_break(place: int) -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 17))
 def test_a_stranger_in_the_journal_is_counted_and_changes_no_history(raw: bytes, place: int) -> None:
-    entries = chain(whole_run(), gap=2)
+    entries = chain(whole_run(2), gap=2)
     seq = entries[place - 1].seq + 1 if place else 1
     state = fold([*entries[:place], Entry(seq, "", raw), *entries[place:]])
     assert state.foreign == 1

@@ -19,7 +19,7 @@ from events.certificate import Uncertifiable
 from events.envelope import Draft
 from events.fold import State
 from events.jetstream import JetStreamLog
-from events.log import LogFull, LogUnavailable, NotPermitted
+from events.log import LogFull, LogUnavailable, NotPermitted, TooLarge
 from schemas import events as facts
 from workers import certify
 from workers.audit import report
@@ -105,6 +105,10 @@ class Front:
         try:
             async with asyncio.timeout(self._patience):
                 seq = await self.stream.publish_raw(subject, draft.encode(), draft.id)
+        except LogFull as error:
+            raise Problem(503, "log-full", str(error)) from None
+        except TooLarge as error:
+            raise Problem(413, "body-too-large", str(error)) from None
         except (LogUnavailable, TimeoutError):
             raise Problem(
                 503, "broker-unavailable", "the broker did not confirm the request; whether it arrived is not known",
@@ -112,8 +116,6 @@ class Front:
             ) from None  # fmt: skip
         except NotPermitted as error:
             raise Problem(503, "broker-refuses", str(error)) from None
-        except LogFull as error:
-            raise Problem(503, "log-full", str(error)) from None
         log.info("%s by %s is message %d", subject, caller.authid, seq)
         return seq
 
