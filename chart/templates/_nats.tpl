@@ -6,8 +6,9 @@
 
 {{/*
 Users of the broker, one for each class, one grant a line. What a class may publish is the facts it tells and the
-API calls that its own consumers take. Throwaway readers have names that the broker makes up, so those calls end
-in *, and the durables of others are denied by name. Acknowledgements carry the message's place behind the name.
+API calls that its own consumers take. Throwaway readers have random names, so those calls hold a *, and all durables
+are denied by name: whoever could make a consumer of such a name would change it. Where they are made stands what they
+read. Acknowledgements carry the message's place behind the name.
 */}}
 {{- define "cutover.natsUsers" -}}
 {{- $stream := .Values.settings.nats.stream -}}
@@ -26,6 +27,13 @@ in *, and the durables of others are denied by name. Acknowledgements carry the 
   "control" (list "journal" "rejected" "step.1")
   "api" (list "requested" "cancel" "login" "step.*")
   "operator" (list "requested" "cancel" "step.*") -}}
+{{- $reads := dict
+  "supply" (list "journal" "node.*")
+  "pivot" (list "journal" "node.*")
+  "proof" (list "journal" "node.*")
+  "control" (list "journal" "node.*" "cancel" "login")
+  "api" (list "journal" "node.*" ">")
+  "operator" (list "journal" "node.*" ">") -}}
 users: [
 {{- range $class := splitList "," (printf "%s,operator" (include "cutover.classes" $)) }}
   {
@@ -54,7 +62,9 @@ users: [
           {{- end }}
           {{- end }}
           {{- end }}
-          "$JS.API.CONSUMER.CREATE.{{ $stream }}"
+          {{- range index $reads $class }}
+          "$JS.API.CONSUMER.CREATE.{{ $stream }}.*.catalyst.cutover.{{ . }}"
+          {{- end }}
           "$JS.API.CONSUMER.MSG.NEXT.{{ $stream }}.*"
           "$JS.API.CONSUMER.DELETE.{{ $stream }}.*"
           {{- range index $own $class }}
@@ -66,6 +76,7 @@ users: [
           {{- if not (has . (index $own $class)) }}
           "$JS.API.CONSUMER.MSG.NEXT.{{ $stream }}.{{ . }}"
           {{- end }}
+          "$JS.API.CONSUMER.CREATE.{{ $stream }}.{{ . }}.>"
           "$JS.API.CONSUMER.DELETE.{{ $stream }}.{{ . }}"
           {{- end }}
         ]

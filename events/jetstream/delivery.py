@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +11,7 @@ import anyio
 from nats.aio.msg import Msg
 
 from events.jetstream.wire import RETRY
+from events.log import NotPermitted
 
 
 @dataclass
@@ -24,15 +26,21 @@ class Delivery:
     """When the broker stored it, by the broker's clock."""
     _msg: Msg
     _budget: float
+    _forbidden: Callable[[], str | None] = lambda: None
+    """What the broker said when it did not let us acknowledge."""
 
     async def settle(self) -> bool:
-        """Acknowledge and have it confirmed; False when the broker did not confirm in time (it will come again)."""
+        """Acknowledge and have it confirmed; False when the broker did not confirm in time (it will come again).
+
+        Raises NotPermitted: it would come again for ever."""
         deadline = time.monotonic() + self._budget
         while time.monotonic() < deadline:
             try:
                 await self._msg.ack_sync(timeout=2)
                 return True
             except RETRY:
+                if why := self._forbidden():
+                    raise NotPermitted(why) from None
                 await anyio.sleep(0.2)
         return False
 

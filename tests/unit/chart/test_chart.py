@@ -289,6 +289,7 @@ def test_an_account_is_used_by_its_own_class_only(values: Object) -> None:
 def test_what_may_be_asked_of_the_broker_has_no_more_stars_than_names_that_it_makes_up(values: Object) -> None:
     stream = "CATALYST_CUTOVER"
     made_up = {f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("MSG.NEXT", "DELETE")}
+    read = re.compile(re.escape(f"$JS.API.CONSUMER.CREATE.{stream}.*.catalyst.cutover.") + r"([a-z]+|node\.\*|>)")
     objects = render(values)
     config = next((o["data"]["users.conf"] for o in objects if "users.conf" in (o.get("data") or {})), "")
     for user, (allow, deny) in published_by(config).items():
@@ -301,6 +302,11 @@ def test_what_may_be_asked_of_the_broker_has_no_more_stars_than_names_that_it_ma
                 if "DELETE" in subject:
                     own = set()
                 assert {f"{prefix}{name}" for name in others - own} <= set(deny), (user, subject)
+            elif seen := read.fullmatch(subject):
+                # Everybody's consumers, one's own too: making one anew would change it.
+                durables = [*(f"step-{n}" for n in range(1, 9)), "admission", "registrar"]
+                assert {f"$JS.API.CONSUMER.CREATE.{stream}.{name}.>" for name in durables} <= set(deny), user
+                assert seen[1] != ">" or user in ("api", "operator"), user
             else:
                 free = ("$JS.ACK.", "catalyst.cutover.node.", "catalyst.cutover.step.*")
                 assert not re.search(r"[*>]", subject) or subject.startswith(free), (user, subject)
