@@ -1,4 +1,4 @@
-"""What travels between step 4 and the agents on the nodes."""
+"""What travels between steps 4 and 8 and the agents on the nodes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from datetime import datetime
 from typing import Literal
 
 from schemas.base import Arrives, Travels
+
+PLAN_KEY = "plan.json"
+TURN_KEY = "turn.json"
+BLOCK_KEY = "block.json"
+"""Keys of the ConfigMap that the agents watch: a NodePlan, a Turn, and step 8's order to their firewalls."""
 
 
 class Mirror(Travels):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from events.flow import STEPS
+from schemas.nodes import PLAN_KEY
 from workers import copy_sizes, credentials, flux, needs
 from workers.adapters.cluster import (
     CONFIG_MAP,
@@ -35,7 +36,6 @@ from workers.adapters.oci import CopyPlan, Wanted, What, literal_projects
 from workers.declared.changes import Change, at, holds
 from workers.declared.files import plan_edits
 from workers.declared.repository import root_of
-from workers.entrypoints.node_agent import PLAN_KEY
 from workers.errors import Trouble
 from workers.steps import (
     catalyst_api_env_patch,
@@ -48,7 +48,7 @@ from workers.steps import (
     registry_pivot,
 )
 from workers.steps.helmrepo_patches.packages import image_configs
-from workers.steps.helmrepo_patches.pull_secrets import strips
+from workers.supply.pull_secrets import strips
 from workers.tethers import auths_of
 
 if TYPE_CHECKING:

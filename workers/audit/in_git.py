@@ -19,7 +19,7 @@ from workers.declared.files import Root, manifests, substituted
 from workers.declared.repository import root_of
 from workers.errors import Trouble
 from workers.sovereign import Sovereign
-from workers.steps.helmrepo_patches.sources import PACKAGE_KINDS, resolved_locally
+from workers.supply.sources import PACKAGE_KINDS, resolved_locally
 from workers.world import World
 
 _SOURCE = re.compile(rf"^\s*kind:\s*[\"']?({'|'.join(ADDRESS)})\b", re.MULTILINE)

@@ -20,8 +20,8 @@ from workers.audit import finding as kinds
 from workers.audit.finding import Finding, Severity, Tether
 from workers.needs import images
 from workers.sovereign import Sovereign
-from workers.steps.helmrepo_patches.pull_secrets import strips
-from workers.steps.helmrepo_patches.sources import resolved_locally
+from workers.supply.pull_secrets import strips
+from workers.supply.sources import DEFAULT_PACKAGE_HOST, resolved_locally
 from workers.tethers import Names, auths_of, host_of, strings
 
 ADDRESS = {
@@ -40,7 +40,6 @@ ADDRESS = {
 
 THIRD = "its owner: a copy in local Harbor or Gitea, or sovereign.accepted_hosts"
 _PACKAGES = frozenset({"Provider", "Configuration", "Function"})
-_PACKAGE_HOST = "xpkg.upbound.io"  # what Crossplane up to 1.19 adds to a package without a host
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +236,7 @@ def _host(said: str, *, package: bool = False) -> str:
     if "://" in said:
         return host
     hosted = "/" in bare and ("." in host or ":" in host)
-    return host if hosted else (_PACKAGE_HOST if package and bare else "")
+    return host if hosted else (DEFAULT_PACKAGE_HOST if package and bare else "")
 
 
 def _url_host(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.events import Audited
-from schemas.nodes import NodePlan, NodeReport
+from schemas.nodes import PLAN_KEY, NodePlan, NodeReport
 from workers import credentials
 from workers.adapters.cluster import (
     CONFIG_MAP,
@@ -38,11 +38,10 @@ from workers.audit.in_git import in_git
 from workers.audit.kept import forgotten
 from workers.audit.rules import Judge, all_hold, pod_spec
 from workers.declared.reconcile import each
-from workers.entrypoints.node_agent import PLAN_KEY
 from workers.errors import Trouble
 from workers.needs import images
 from workers.sovereign import Sovereign
-from workers.steps.helmrepo_patches.sources import local_address
+from workers.supply.sources import local_address
 from workers.world import World
 
 FLUX = "source.toolkit.fluxcd.io"

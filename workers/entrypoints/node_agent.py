@@ -19,7 +19,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from schemas.nodes import NodePlan, NodeReport, Turn
+from schemas.nodes import BLOCK_KEY, PLAN_KEY, TURN_KEY, NodePlan, NodeReport, Turn
 from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import Firewall, NftFirewall, NodeBlock
@@ -27,9 +27,6 @@ from workers.adapters.node_probe import probe as ask_registry
 from workers.errors import Trouble
 
 LOG = logging.getLogger(__name__)
-PLAN_KEY = "plan.json"
-TURN_KEY = "turn.json"
-BLOCK_KEY = "block.json"
 UNKNOWN = "sha256:" + "0" * 64
 """Digest in the report about a plan that could not be read."""
 Publish = Callable[[NodeReport], Awaitable[None]]

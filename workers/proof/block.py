@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from schemas.nodes import BLOCK_KEY
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_kinds import CONFIG_MAP, NODE, Kind, Object, key_of
 from workers.adapters.firewall import NodeBlock
-from workers.entrypoints.node_agent import BLOCK_KEY
 from workers.errors import Stuck, Wait
 from workers.proof import means
 from workers.proof.means import cilium

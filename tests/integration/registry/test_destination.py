@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from workers.adapters.oci import destination
 from workers.errors import Stuck, Trouble, Wait
 from workers.sovereign import Harbor
-from workers.steps.helmrepo_patches.pull_secrets import Lent
+from workers.supply.pull_secrets import Lent
 
 ROBOT = Lent(username="robot$cutover-pull", secret=SecretStr("hunter2"))
 LATER = datetime.now(UTC) + timedelta(days=1)

@@ -21,19 +21,14 @@ from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
 from workers.steps.helmrepo_patches import charts, logins, packages
 from workers.steps.helmrepo_patches.observed import FLUX_KINDS, Seen, observe
-from workers.steps.helmrepo_patches.sources import (
+from workers.steps.helmrepo_patches.sources import Artifact, Plan, at_home, needed, plan, said_of
+from workers.supply.sources import (
     PACKAGE_KINDS,
-    Artifact,
-    Plan,
     address,
-    at_home,
     is_local,
     local_address,
-    needed,
-    plan,
     project_of,
     resolved_locally,
-    said_of,
     settled_at,
 )
 from workers.world import Order, Report, World

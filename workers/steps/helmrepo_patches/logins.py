@@ -14,8 +14,9 @@ from workers.declared.reconcile import Key, each
 from workers.errors import Stuck, Wait
 from workers.steps.helmrepo_patches import packages
 from workers.steps.helmrepo_patches.observed import FLUX_KINDS, Seen, observe
-from workers.steps.helmrepo_patches.pull_secrets import Auths, Lent, entry, lent, pull_secret, strips
-from workers.steps.helmrepo_patches.sources import Plan, address, ca_secret, local_address, pinned, rendered_by
+from workers.steps.helmrepo_patches.sources import Plan, ca_secret, pinned, rendered_by
+from workers.supply.pull_secrets import Auths, Lent, entry, lent, pull_secret, strips
+from workers.supply.sources import address, local_address
 from workers.tethers import DOCKER_CONFIG
 from workers.world import World
 

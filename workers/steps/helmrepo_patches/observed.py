@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workers.adapters.cluster import HELM_CHART, HELM_RELEASE, Object, key_of
 from workers.declared.reconcile import Key, each
 from workers.steps.helmrepo_patches import packages
-from workers.steps.helmrepo_patches.sources import KINDS, PACKAGE_KINDS, REPOSITORIES
+from workers.supply.sources import KINDS, PACKAGE_KINDS, REPOSITORIES
 from workers.world import World
 
 FLUX_KINDS = frozenset(kind.kind for kind in REPOSITORIES)

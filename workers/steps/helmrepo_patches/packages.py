@@ -23,12 +23,12 @@ from workers.adapters.cluster import (
 from workers.declared.changes import at
 from workers.errors import Wait
 from workers.sovereign import Sovereign
-from workers.steps.helmrepo_patches.sources import (
+from workers.steps.helmrepo_patches.sources import Plan
+from workers.supply.sources import (
     KINDS,
     PACKAGE_KINDS,
-    Plan,
     address,
-    host_of,
+    host_asked,
     local_address,
     project_of,
     resolved_locally,
@@ -49,7 +49,7 @@ def rewritable(obj: Object, sovereign: Sovereign) -> bool:
     """True for a package that an ImageConfig can match: one that names its host (defaults are not looked at)."""
     if KINDS[obj["kind"]] not in PACKAGE_KINDS or local_address(address(obj), sovereign) is None:
         return False
-    return address(obj).partition("/")[0] == host_of(address(obj))
+    return address(obj).partition("/")[0] == host_asked(address(obj))
 
 
 def image_configs(packages: Iterable[Object], sovereign: Sovereign, public: Collection[str]) -> list[Object]:

@@ -9,13 +9,9 @@ from typing import Any
 
 from workers import flux
 from workers.adapters.cluster_kinds import (
-    CONFIGURATION,
-    FUNCTION,
     HELM_RELEASE,
     HELM_REPOSITORY,
     OCI_REPOSITORY,
-    PROVIDER,
-    Kind,
     Object,
     key_of,
     name_of,
@@ -25,14 +21,18 @@ from workers.adapters.oci.reference import chart_tag
 from workers.declared.changes import Change, Path
 from workers.errors import Stuck
 from workers.sovereign import Sovereign
+from workers.supply.sources import (
+    KINDS,
+    PACKAGE_KINDS,
+    address,
+    host_asked,
+    is_local,
+    local_address,
+    path_of,
+    project_of,
+    settled_at,
+)
 from workers.tethers import Names
-
-REPOSITORIES = (HELM_REPOSITORY, OCI_REPOSITORY)
-PACKAGE_KINDS = (PROVIDER, CONFIGURATION, FUNCTION)
-KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in (*REPOSITORIES, *PACKAGE_KINDS)}
-
-DEFAULT_PACKAGE_HOST = "xpkg.upbound.io"
-"""What Crossplane up to 1.19 takes for a package that names no host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def plan(
         change = wanted(obj, sovereign, public)
         if change is None:
             if not is_local(address(obj), sovereign):
-                theirs = names.in_text(address(obj)) or names.foreign_registry(host_of(address(obj)))
+                theirs = names.in_text(address(obj)) or names.foreign_registry(host_asked(address(obj)))
                 (unmapped if theirs else foreign).append(said_of(obj))
         elif (release := rendered_by(obj)) is not None:
             changes.append((_in_values(obj, change, release, releases), releases[release]))
@@ -73,7 +73,7 @@ def plan(
 
 def said_of(obj: Object) -> str:
     """A source in words: kind, name, and the host that it asks."""
-    return f"{obj['kind']} {'/'.join(filter(None, key_of(obj)))} ({host_of(address(obj))})"
+    return f"{obj['kind']} {'/'.join(filter(None, key_of(obj)))} ({host_asked(address(obj))})"
 
 
 def _together(changes: Iterable[tuple[Change, Object]]) -> list[tuple[Change, Object]]:
@@ -124,58 +124,6 @@ def ca_secret(sovereign: Sovereign) -> str:
     return f"{sovereign.flux.registry_secret}-ca"
 
 
-def address(obj: Object) -> str:
-    """Where a source points: its url, or its package reference."""
-    spec = obj["spec"]
-    return str(spec["package"] if KINDS[obj["kind"]] in PACKAGE_KINDS else spec["url"])
-
-
-def local_address(said: str, sovereign: Sovereign) -> str | None:
-    """`oci://ghcr.io/openova-io/x` -> `harbor.<fqdn>/openova-io/x`; None for what is not upstream's.
-
-    Charts of the mothership have a project of their own; everything else goes by its host's project.
-    """
-    scheme, bare = _split(said)
-    harbor, ship = sovereign.harbor.host, sovereign.mothership
-    prefix = ship.chart_prefix.rstrip("/")
-    if scheme and (bare == prefix or bare.startswith(prefix + "/")):
-        return f"{harbor}/{ship.chart_project}{bare[len(prefix) :]}"
-    host, _, path = bare.partition("/")
-    if host == ship.registry and path:
-        # The mothership's Harbor holds projects of the same names (docs: harbor.openova.io/proxy-*).
-        return f"{harbor}/{path}"
-    project = sovereign.project_of(host)
-    # Plain chart repositories of upstream hosts (https) have no OCI path to map.
-    if project is None or not path or (scheme and scheme != "oci"):
-        return None
-    return f"{harbor}/{project}/{path}"
-
-
-def is_local(said: str, sovereign: Sovereign) -> bool:
-    """True for an address in local Harbor."""
-    return host_of(said) == sovereign.harbor.host
-
-
-def host_of(said: str) -> str:
-    """Host and port of an address."""
-    return _split(said)[1].partition("/")[0]
-
-
-def project_of(bare: str) -> str:
-    """The Harbor project of `host/project/rest`."""
-    return bare.split("/")[1]
-
-
-def _split(said: str) -> tuple[str, str]:
-    """(scheme, the rest without a trailing slash). A package without a host gets Crossplane's default."""
-    scheme, found, rest = said.rstrip("/").rpartition("://")
-    if found:
-        return scheme, rest
-    first = rest.partition("/")[0]
-    hosted = "/" in rest and ("." in first or ":" in first or first == "localhost")
-    return "", rest if hosted else f"{DEFAULT_PACKAGE_HOST}/{rest}"
-
-
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """Something that local Harbor must serve: repository with its project first, and tag or digest."""
@@ -191,9 +139,9 @@ def needed(todo: Plan, charts: Iterable[Object], sovereign: Sovereign) -> list[A
     for change, _ in todo.changes:
         if change.kind is HELM_REPOSITORY:
             url = str(change.fields["spec", "url"])
-            hosts[change.namespace, change.name] = _path(url)
+            hosts[change.namespace, change.name] = path_of(url)
         elif change.kind in PACKAGE_KINDS:
-            name, _, digest = _path(str(change.fields["spec", "package"])).partition("@")
+            name, _, digest = path_of(str(change.fields["spec", "package"])).partition("@")
             repository, _, tag = name.partition(":")
             found[Artifact(repository, digest or tag or "latest")] = None
     for chart in charts:
@@ -211,7 +159,7 @@ def pinned(
 ) -> list[Artifact]:
     """Every chart and package that a local source names in a version: what must be had with local credentials."""
     places = {
-        key_of(obj): _path(address(obj))
+        key_of(obj): path_of(address(obj))
         for obj in sources
         if obj["kind"] == HELM_REPOSITORY.kind and is_local(address(obj), sovereign)
     }
@@ -229,20 +177,6 @@ def pinned(
     return [artifact for artifact in found if artifact.reference]
 
 
-def settled_at(obj: Object, sovereign: Sovereign) -> str | None:
-    """Where in local Harbor an OCIRepository or package comes from now, host first; None when not from there."""
-    said = address(obj)
-    if is_local(said, sovereign):
-        return _split(said)[1]
-    return local_address(said, sovereign) if resolved_locally(obj, sovereign) else None
-
-
-def resolved_locally(obj: Object, sovereign: Sovereign) -> bool:
-    """True for a package that Crossplane itself rewrote to its place in local Harbor (ImageConfig, since 1.20)."""
-    place = local_address(address(obj), sovereign) if KINDS[obj["kind"]] in PACKAGE_KINDS else None
-    return place is not None and (obj.get("status") or {}).get("resolvedPackage") == place
-
-
 def at_home(obj: Object, sovereign: Sovereign) -> Artifact:
     """What local Harbor must serve in place of a package that still names its upstream."""
     return _artifact(str(local_address(address(obj), sovereign)), obj)
@@ -256,11 +190,6 @@ def _artifact(place: str, obj: Object) -> Artifact:
     name, _, digest = bare.partition("@")
     repository, _, tag = name.partition(":")
     return Artifact(repository, digest or tag or "latest")
-
-
-def _path(address_: str) -> str:
-    """An address without scheme and host."""
-    return _split(address_)[1].partition("/")[2]
 
 
 def rendered_by(obj: Object) -> tuple[str, str] | None:

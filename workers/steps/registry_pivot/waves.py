@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
-from schemas.nodes import NodePlan, NodeReport, Turn
+from schemas.nodes import PLAN_KEY, TURN_KEY, NodePlan, NodeReport, Turn
 from schemas.progress import Progress
 from workers.adapters.cluster_kinds import CONFIG_MAP, NODE, Object, name_of
 from workers.adapters.containerd import plan_digest
-from workers.entrypoints.node_agent import PLAN_KEY, TURN_KEY
 from workers.errors import Stuck
 from workers.proof import pods, pulls
 from workers.world import Order, Report, World

@@ -17,8 +17,9 @@ from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps.helmrepo_patches import plan
 from workers.steps.helmrepo_patches.charts import differences, fetches, moved, other_versions, stale
 from workers.steps.helmrepo_patches.packages import image_configs, installed, rewritable
-from workers.steps.helmrepo_patches.pull_secrets import Lent, entry, lent, pull_secret, strips
-from workers.steps.helmrepo_patches.sources import host_of, local_address, pinned, resolved_locally
+from workers.steps.helmrepo_patches.sources import pinned
+from workers.supply.pull_secrets import Lent, entry, lent, pull_secret, strips
+from workers.supply.sources import host_asked, local_address, resolved_locally
 from workers.tethers import auths_of
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
@@ -77,7 +78,7 @@ def test_an_address_has_one_local_place_or_is_none_of_the_mothership_s(said: str
 def test_a_local_address_is_never_moved_again(base: str, rest: str) -> None:
     moved_to = local_address(f"{base}/{rest}", sovereign())
     assert moved_to is not None
-    assert host_of(moved_to) == HOST
+    assert host_asked(moved_to) == HOST
     assert local_address(f"oci://{moved_to}", sovereign()) is None
 
 
