@@ -123,7 +123,7 @@ async def test_whatever_is_asked_of_the_events_is_answered_as_documented(house: 
     def holds(case: Case) -> None:
         case.query = {**(case.query or {}), "follow": "false"}
         case.query.pop("ticket", None)
-        answer = case.call(base_url=house.url, headers=headers, timeout=20)
+        answer = case.call(base_url=house.url, headers=headers, timeout=60)
         assert answer.status_code in (200, 400), answer.text
         case.validate_response(answer, headers=headers)
 

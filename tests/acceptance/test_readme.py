@@ -130,7 +130,7 @@ async def test_by_hand_with_nats_and_with_our_own_words_and_again(tmp_path: Path
         said = await shell(proved, tmp_path, PYTHONPATH=str(ROOT), CUTOVER_CONFIG="box/settings.yaml")
         assert "rehearsal" in said.splitlines()[-1], said
         process.send_signal(signal.SIGINT)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:

@@ -58,7 +58,7 @@ async def test_the_journal_outlives_a_broker_container_that_is_killed(
 
 async def once_it_answers(stream: JetStreamLog) -> Entry | None:
     """The journal's end. Until the broker is back the log says that it is away, and nothing else."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await stream.last()

@@ -114,7 +114,7 @@ class Scene:
         """Everything on a subject above a sequence."""
         return [entry async for entry in self.stream.read(subject, after)]
 
-    async def rejection(self, seq: int, seconds: float = 20.0) -> facts.Rejected:
+    async def rejection(self, seq: int, seconds: float = 60.0) -> facts.Rejected:
         """Why the message at `seq` was rejected."""
         with anyio.fail_after(seconds):
             async for entry in self.stream.read(REJECTED, seq, live=True):

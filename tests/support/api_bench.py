@@ -88,7 +88,7 @@ async def door(directory: Path, send_buffer: int | None = None, **limits: Any) -
     async with opened(directory) as bench, Issuer.open() as issuer:
         chosen = settings(bench, directory, issuer, **limits)
         server = serve.server(chosen, serve.opening(chosen, "127.0.0.1", False), insecure=False)
-        async with running(server, send_buffer) as url, httpx.AsyncClient(base_url=url, timeout=20.0) as client:
+        async with running(server, send_buffer) as url, httpx.AsyncClient(base_url=url, timeout=60.0) as client:
             yield Door(bench, issuer, url, client, server)
 
 

@@ -96,9 +96,12 @@ class Bench:
     done: list[tuple[str, int]] = field(default_factory=list)
 
     async def worker(
-        self, work: dict[str, Step] | None = None, name: str = "w1", lease: float = 2.0, audit: Audit | None = None
+        self, work: dict[str, Step] | None = None, name: str = "w1", lease: float = 30.0, audit: Audit | None = None
     ) -> asyncio.Task[None]:
-        """Start a worker of all steps with admission; cancel the task to end it without farewell."""
+        """Start a worker of all steps with admission; cancel the task to end it without farewell.
+
+        `lease`: seconds; short only where another worker takes over, since a busy machine lets one run out.
+        """
         task = asyncio.create_task(self._live(work or doing(self.done), name, lease, audit))
         self.tasks.append(task)
         return task
@@ -121,7 +124,7 @@ class Bench:
         """The fold of the journal as it stands on the broker."""
         return await Journal(self.stream).refresh()
 
-    async def until(self, wanted: Callable[[State], bool], seconds: float = 20.0) -> State:
+    async def until(self, wanted: Callable[[State], bool], seconds: float = 60.0) -> State:
         """The first state for which `wanted` is true."""
         journal = Journal(self.stream)
         with anyio.fail_after(seconds):
@@ -139,7 +142,7 @@ class Bench:
         """The first `count` rejections' data."""
         import json
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while len(found := await self.entries(REJECTED)) < count:
                 await anyio.sleep(0.05)
         return [json.loads(entry.raw)["data"] for entry in found]

@@ -111,10 +111,10 @@ async def served(bench: Bench, directory: Path) -> AsyncIterator[Served]:
         )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             url = (await process.stdout.readline()).decode().strip()
         assert url.startswith("http://"), (directory / "api.log").read_text()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await asyncio.to_thread(answered, f"{url}/readyz") != 200:
                 await asyncio.sleep(0.1)
         yield Served(url, psutil.Process(process.pid))
@@ -131,7 +131,7 @@ def started(url: str) -> int:
 def answered(url: str, method: str = "GET") -> int:
     """The status; blocking, for a thread."""
     try:
-        with urlopen(Request(url, method=method), timeout=20) as answer:
+        with urlopen(Request(url, method=method), timeout=60) as answer:
             return int(answer.status)
     except HTTPError as error:
         with error:

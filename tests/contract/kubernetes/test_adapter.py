@@ -241,7 +241,7 @@ async def a_watch_tells_what_is_there_and_every_change(home: Home, ours: Cluster
     await other.apply(CONFIG_MAP, text(home, "w", n="0"))
     await other.apply(CONFIG_MAP, text(home, "not-ours", n="0"))
     told = []
-    async with asyncio.timeout(30), aclosing(ours.watch(CONFIG_MAP, home.name, name="w", labels="contract")) as events:
+    async with asyncio.timeout(60), aclosing(ours.watch(CONFIG_MAP, home.name, name="w", labels="contract")) as events:
         async for change, obj in events:
             told.append((change, obj["metadata"]["name"], obj["data"]["n"]))
             match told[-1]:
@@ -257,7 +257,7 @@ async def a_watch_tells_what_is_there_and_every_change(home: Home, ours: Cluster
 async def a_follower_is_told_when_the_list_is_whole(home: Home, ours: Cluster, other: Cluster) -> None:
     for name, namespace in (("here", home.name), ("anywhere", None)):
         synced = False
-        async with asyncio.timeout(30), aclosing(ours.follow(CONFIG_MAP, namespace)) as events:
+        async with asyncio.timeout(60), aclosing(ours.follow(CONFIG_MAP, namespace)) as events:
             async for change, obj in events:
                 if change == adapter.SYNCED:
                     synced = True
@@ -320,7 +320,7 @@ async def a_watch_that_is_too_old_or_cut_loses_nothing(home: Home, ours: Watched
 
     ours.before = old_then_short
     last = ""
-    async with asyncio.timeout(40), aclosing(ours.watch(CONFIG_MAP, home.name, labels="contract")) as events:
+    async with asyncio.timeout(60), aclosing(ours.watch(CONFIG_MAP, home.name, labels="contract")) as events:
         async for change, obj in events:
             if (change, obj["metadata"]["name"]) == ("DELETED", "w"):
                 break

@@ -382,7 +382,7 @@ async def test_what_an_owner_leaves_is_collected(home: Home, policy: str) -> Non
     answer = await home.kube.ask("DELETE", home.config_map("owner"), {"propagationPolicy": policy})
     assert answer.status == 200
     for name in ("owned", "owner"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await home.kube.ask("GET", home.config_map(name))).status != 404:
                 await asyncio.sleep(0.05)
     assert (await home.kube.ask("GET", home.config_map("free"))).status == 200

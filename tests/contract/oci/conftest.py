@@ -89,6 +89,6 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             harbor = Harbor.open(tmp_path, "harbor.test", Clock(), PASSWORD, lambda host: "http://127.0.0.1:9")
             url = f"http://127.0.0.1:{await stack.enter_async_context(serving(harbor.app))}"
             prefix = "library/"
-        client = httpx.AsyncClient(base_url=url, auth=(USER, PASSWORD), timeout=20)
+        client = httpx.AsyncClient(base_url=url, auth=(USER, PASSWORD), timeout=60)
         http = await stack.enter_async_context(client)
         yield Server(request.param, http, prefix)

@@ -36,7 +36,7 @@ async def raw(opened: Door, *parts: bytes, pause: float = 0.0) -> bytes:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(pause)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read(65536)
     finally:
         writer.close()

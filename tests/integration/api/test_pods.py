@@ -64,7 +64,7 @@ async def pods(tmp_path: Path) -> AsyncIterator[Pods]:
         headers = {"Authorization": f"Bearer {admin_token(tmp_path / 'kubeconfig')}"}
         async with (
             running(server) as url,
-            httpx.AsyncClient(base_url=url, timeout=20.0) as client,
+            httpx.AsyncClient(base_url=url, timeout=60.0) as client,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{kube.port}", headers=headers) as admin,
         ):
             await admin.post("/api/v1/namespaces", json={"metadata": {"name": "catalyst-system"}})

@@ -88,7 +88,7 @@ async def test_a_reader_that_is_cut_anywhere_gets_each_event_once(opened: Door) 
     ids = await journal(opened.bench)
     opened.bench_head = ids[-1]  # type: ignore[attr-defined]
     ended.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         for got in await asyncio.gather(*crowd):
             assert got == ids, f"seed {seed}"
 
@@ -112,7 +112,7 @@ async def replayed(opened: Door, after: int) -> list[int]:
     """Ids until the newest state comes."""
     text = ""
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(60),
         opened.client.stream("GET", f"{BASE}/events?lastEventId={after}", headers=opened.headers()) as answer,
     ):
         async for part in answer.aiter_text():
@@ -170,11 +170,11 @@ async def test_a_reader_too_slow_gets_the_newest_state_and_is_told_what_it_misse
         with await slow(opened) as reader:
             last = await flood(opened, 4 * LAG)
             readers = opened.server.config.app.state.readers  # type: ignore[union-attr]
-            async with asyncio.timeout(30):  # reading before that, it might never have been too slow
+            async with asyncio.timeout(60):  # reading before that, it might never have been too slow
                 while not readers.lagged:
                     await asyncio.sleep(0.05)
             text = b""
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while b"event: lagged" not in text or f'"streamSequence":{last},'.encode() not in text:
                     text += await loop.sock_recv(reader, 1 << 16)
             whole = text[: text.rfind(b"\n\n") + 2].decode()
@@ -185,7 +185,7 @@ async def test_a_reader_too_slow_gets_the_newest_state_and_is_told_what_it_misse
             assert all(after["from"] > before["to"] for (_, before), (_, after) in pairwise(told))
             assert all(data["to"] == number for number, data in told)
             after = await flood(opened, 1)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while f"id: {after}\n".encode() not in text:
                     text += await loop.sock_recv(reader, 1 << 16)
 
@@ -194,7 +194,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(opened: Door, caplog: pyte
     readers = opened.server.config.app.state.readers  # type: ignore[union-attr]
     with await slow(opened):
         assert readers.count == 1
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while readers.count:  # until the kernel's buffers are full, and a second more
                 await flood(opened, 400)
                 await asyncio.sleep(0.2)
@@ -208,7 +208,7 @@ async def test_readers_too_many_are_refused_and_make_room_when_they_leave(tmp_pa
             third = await opened.client.get(path, headers=mine)
             assert (third.status_code, third.json()["error"]) == (429, "too-many-readers")
         readers = opened.server.config.app.state.readers  # type: ignore[union-attr]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while readers.count:
                 await asyncio.sleep(0.02)
         async with opened.client.stream("GET", path, headers=mine) as again:

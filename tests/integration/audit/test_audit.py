@@ -35,7 +35,7 @@ MERGE = "application/merge-patch+json"
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def sovereign(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     directory = tmp_path_factory.mktemp("audited")
-    opened, close = await in_one_task(lambda: scene(directory, workers=1, lease=5.0, ack_wait=5.0))
+    opened, close = await in_one_task(lambda: scene(directory, workers=1, lease=30.0, ack_wait=30.0))
     yield opened
     await close()
 
@@ -86,7 +86,7 @@ async def facts(scene_: Scene, after: int) -> AsyncIterator[Audited]:
 
 
 async def next_audit(scene_: Scene, after: int, clean: bool) -> Audited:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async for fact in facts(scene_, after):
             if fact.clean is clean:
                 return fact

@@ -25,7 +25,7 @@ async def door(directory: Path, *, enabled: bool) -> AsyncIterator[Door]:
     async with opened(directory) as bench, Issuer.open() as issuer:
         chosen = settings(bench, directory, issuer).model_copy(update={"auto_fire": AutoFire(enabled=enabled)})
         server = serve.server(chosen, serve.opening(chosen, "127.0.0.1", False), insecure=False)
-        async with running(server) as url, httpx.AsyncClient(base_url=url, timeout=20.0) as client:
+        async with running(server) as url, httpx.AsyncClient(base_url=url, timeout=60.0) as client:
             yield Door(bench, issuer, url, client, server)
 
 

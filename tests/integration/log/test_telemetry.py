@@ -36,7 +36,7 @@ class Collector:
         return web.Response()
 
     async def heard(self, count: int) -> list[Span]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.spans) < count:
                 await asyncio.sleep(0.02)
         return self.spans
@@ -93,7 +93,7 @@ async def test_a_collector_that_is_away_is_told_in_the_log_and_stops_nothing(
         await journal.append(draft(accepted(), 1))
         await journal.append(draft(started(slug), 2))
         await journal.append(draft(succeeded(slug, 2), 3))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "could not be sent" not in caplog.text:
                 await asyncio.sleep(0.02)
         assert not task.done()

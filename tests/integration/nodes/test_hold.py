@@ -29,7 +29,7 @@ class SlowGit:
         yield
 
 
-async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60) -> World:
+async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60, lease: float = 60) -> World:
     """Pivoted nodes, clean declarations, everything green, and a Git that never answers."""
     await cast_of.agents(NODES)
     await registry_pivot.run(order(), cast_of.world, cast_of.report)
@@ -69,7 +69,7 @@ async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60) -> World:
     )
     old = cast_of.world
     gitea = old.sovereign.gitea.model_copy(update={"login": Login(username="u", password_file=secret)})
-    proof = Proof(hold=hold, rehearsal=True, lease=8, sample=1, connect_timeout=0.5)
+    proof = Proof(hold=hold, rehearsal=True, lease=lease, sample=1, connect_timeout=0.5)
     sovereign = old.sovereign.model_copy(update={"gitea": gitea, "proof": proof})
     nothing = cast(Any, None)
     git = cast(Any, SlowGit())
@@ -79,7 +79,7 @@ async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60) -> World:
 async def holding(cast_of: Cast, world: World) -> asyncio.Task[Any]:
     """The step, as far as the hold."""
     step = asyncio.create_task(egress_block_test.run(order(9), world, cast_of.report))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not any(p.hold_seconds_remaining is not None for p in cast_of.said):
             if step.done():
                 await step
@@ -95,7 +95,7 @@ async def assert_open(cast_of: Cast, world: World) -> None:
     assert plan is not None
     assert "block.json" not in plan["data"]
     assert await world.cluster.list(POD, NAMESPACE, "cutover.catalyst/tries") == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while cast_of.place.blocks.current:
             await asyncio.sleep(0.05)
 
@@ -114,7 +114,7 @@ async def test_a_policy_that_somebody_removes_ends_the_proof(cast_of: Cast, tmp_
     step = await holding(cast_of, world)
     await world.cluster.delete(CILIUM_CLUSTERWIDE_POLICY, world.sovereign.proof.policy)
     with pytest.raises(Stuck, match="BlockLost"):
-        await asyncio.wait_for(step, 20)
+        await asyncio.wait_for(step, 60)
     await assert_open(cast_of, world)
 
 
@@ -124,7 +124,7 @@ async def test_a_canary_that_gets_out_mid_hold_ends_the_proof(cast_of: Cast, tmp
     cast_of.enforcer.audit = True
     cast_of.enforcer.judge()
     with pytest.raises(Stuck, match="EgressNotBlocked"):
-        await asyncio.wait_for(step, 20)
+        await asyncio.wait_for(step, 60)
     await assert_open(cast_of, world)
 
 
@@ -137,7 +137,7 @@ async def test_a_source_that_turns_red_mid_hold_ends_the_proof(cast_of: Cast, tm
     red = {**ready_now, "status": "False", "reason": "GitOperationFailed", "message": "i/o timeout"}
     await cast_of.api.merge(GIT_REPOSITORIES, source, {"status": {"conditions": [red]}}, "test", sub="status")
     with pytest.raises(Stuck, match=r"NotGreenUnderBlock.*GitOperationFailed"):
-        await asyncio.wait_for(step, 20)
+        await asyncio.wait_for(step, 60)
     await assert_open(cast_of, world)
 
 

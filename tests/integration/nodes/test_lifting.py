@@ -18,7 +18,7 @@ from workers.steps import egress_block_test
 from .conftest import NAMESPACE, Cast, order
 from .test_hold import holding, ready
 
-LEASE = 8.0  # as `ready` describes it
+LEASE = 8.0  # seconds
 
 
 async def gone(cast_of: Cast, world: Any, within: float) -> float:
@@ -36,7 +36,7 @@ async def test_with_the_step_dead_the_lifter_lifts_when_the_lease_is_over(
     async def dead(*_: Any, **__: Any) -> bool:
         return False
 
-    world = await ready(cast_of, tmp_path)
+    world = await ready(cast_of, tmp_path, lease=LEASE)
     step = await holding(cast_of, world)
     (job,) = await world.cluster.list(JOB, NAMESPACE)
     assert job["spec"]["activeDeadlineSeconds"] > 60
@@ -45,7 +45,7 @@ async def test_with_the_step_dead_the_lifter_lifts_when_the_lease_is_over(
     step.cancel()
     await asyncio.gather(step, return_exceptions=True)
     assert await block.standing(world.cluster, block.Placement.of(world.sovereign))
-    await gone(cast_of, world, within=LEASE + 10)
+    await gone(cast_of, world, within=LEASE + 60)
     assert await world.cluster.list(JOB, NAMESPACE), "it stands by until its own time is over"
 
 

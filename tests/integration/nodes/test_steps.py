@@ -70,7 +70,7 @@ async def test_when_the_canary_fails_no_other_node_is_touched(cast_of: Cast) -> 
     await cast_of.agents(NODES)
     before = [_registry_files(n) for n in place.nodes]
     place.network.hosts[LOCAL] = replace(place.network.hosts[LOCAL], port=9)  # nobody answers there
-    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=2)})
+    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=6)})
     with pytest.raises(Stuck, match=r"NodesFailed.*worker-1: failed: Wait: LocalRegistryAway") as failed:
         await registry_pivot.run(order(), world, cast_of.report)
     assert "cp-1" not in str(failed.value)
@@ -135,14 +135,14 @@ async def test_a_node_that_is_not_ready_is_told_from_one_whose_agent_fails(cast_
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
     await cast_of.api.merge(kinds.NODES, node, {"status": {"conditions": [away]}}, "kcm", sub="status")
-    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=2)})
+    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=4)})
     with pytest.raises(Stuck, match=r"worker-2: never reported.*NotReady since 2026-01-01.*NodeStatusUnknown"):
         await registry_pivot.run(order(), world, cast_of.report)
 
 
 async def test_a_node_without_an_agent_is_named(cast_of: Cast) -> None:
     await cast_of.agents(NODES[:2])
-    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=3)})
+    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=4)})
     with pytest.raises(Stuck, match=r"NodesSilent.*worker-2: never reported"):
         await registry_pivot.run(order(), world, cast_of.report)
     assert any("worker-2" in p.message for p in cast_of.said)
@@ -153,7 +153,7 @@ async def test_a_node_that_lies_about_its_files_is_found_by_its_pulls(cast_of: C
     digest = registry_pivot.plan_digest(registry_pivot.plan(cast_of.world.sovereign))
     lie = NodeReport(node="worker-2", digest=digest, result="v2", at=datetime.now(UTC))
     await cast_of.reports.take(lie)
-    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=4)})
+    world = World(**{**_parts(cast_of.world), "sovereign": described(timeout=6)})
     with pytest.raises(Stuck, match=r"(LocalPullFailed|PullsStillUpstream).*worker-2"):
         await registry_pivot.run(order(), world, cast_of.report)
 

@@ -74,7 +74,7 @@ async def test_two_projectors_end_with_the_newest_state(cluster: Cluster) -> Non
     for entry in LOG:
         await keeper.append(entry.raw, id=str(entry.seq), expected=entry.seq - 1, then=None)
         await asyncio.sleep(0.02)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await shown(cluster) != picture(fold(LOG)):
             await asyncio.sleep(0.05)
     for task in tasks:

@@ -76,7 +76,7 @@ async def reconciled(box: Box) -> None:
     assert kit is not None
     token = secrets.token_hex(4)
     await box.api.merge(KUSTOMIZATIONS, kit, {"metadata": {"annotations": {REQUESTED_AT: token}}}, "test")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (kit or {}).get("status", {}).get("lastHandledReconcileAt") != token:
             await asyncio.sleep(0.05)
             kit = await box.api.get(KUSTOMIZATIONS, "bootstrap-kit", "flux-system")

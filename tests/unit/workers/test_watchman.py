@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -45,7 +45,7 @@ def state(seq: int, result: Any, token: int, phase: Any = "running") -> State:
 
 
 @asynccontextmanager
-async def watching(book: Book, fails: int = 0, lease: float = 0.4) -> AsyncIterator[list[tuple[int, bool]]]:
+async def watching(book: Book, fails: int = 0, lease: float = 2.0) -> AsyncIterator[list[tuple[int, bool]]]:
     lifts: list[tuple[int, bool]] = []
 
     async def lift(token: int, only_expired_at: datetime | None) -> bool:
@@ -63,18 +63,25 @@ async def watching(book: Book, fails: int = 0, lease: float = 0.4) -> AsyncItera
             await task
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
 async def test_while_the_lease_is_alive_nothing_is_lifted() -> None:
     book = Book(state(1, "running", 7))
     async with watching(book) as lifts:
-        for seq in range(2, 6):
-            await asyncio.sleep(0.2)
+        for seq in range(2, 8):
+            await asyncio.sleep(0.5)
             book.write(state(seq, "running", 7))
         assert lifts == []
 
 
 async def test_a_lease_that_ran_out_is_lifted_once_with_the_attempts_own_token() -> None:
-    async with watching(Book(state(1, "running", 7))) as lifts:
-        await asyncio.sleep(0.9)
+    async with watching(Book(state(1, "running", 7)), lease=0.4) as lifts:
+        await until(lambda: bool(lifts))
+        await asyncio.sleep(0.5)
         assert lifts == [(7, False)]
 
 
@@ -84,7 +91,7 @@ async def test_an_attempt_that_ended_is_looked_after_at_once() -> None:
         async with watching(book, lease=30) as lifts:
             await asyncio.sleep(0.02)
             book.write(state(2, result, 7, phase))
-            await asyncio.sleep(0.05)
+            await until(lambda lifts=lifts: bool(lifts))  # type: ignore[misc]
             assert lifts == [(7, False)], (result, phase)
             book.write(state(3, result, 7, phase))
             await asyncio.sleep(0.05)
@@ -93,12 +100,13 @@ async def test_an_attempt_that_ended_is_looked_after_at_once() -> None:
 
 async def test_before_this_runs_proof_only_what_is_over_may_go() -> None:
     async with watching(Book(state(5, "", 0))) as lifts:
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(lifts))
         assert lifts == [(5, True)]
 
 
 async def test_what_cannot_be_lifted_is_tried_again(monkeypatch: Any) -> None:
     monkeypatch.setattr(watchman, "AGAIN", 0.05)
     async with watching(Book(state(1, "failed", 7, "failed")), fails=2) as lifts:
-        await asyncio.sleep(0.4)
+        await until(lambda: len(lifts) >= 3)
+        await asyncio.sleep(0.2)
         assert len(lifts) == 3

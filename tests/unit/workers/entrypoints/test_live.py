@@ -40,7 +40,7 @@ async def sent(feed: Feed, after: int, wanted: int, **more: Any) -> list[int]:
     """Ids until so many have come."""
     stream = EventStream(feed, NOBODY, Readers(1, 1), "reader", after, **more)
     found: list[int] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for raw in stream._frames():
             found += [int(line[4:]) for line in raw.splitlines() if line.startswith(b"id: ")]
             if len(found) >= wanted:
