@@ -78,7 +78,8 @@ class Gitea(GitHost):
     def refs(self, owner: str, repo: str) -> dict[str, str]:
         """Every ref and where it stands."""
         listed = self._git("for-each-ref", "--format=%(refname) %(objectname)", at=self._path(owner, repo))
-        return dict(line.split() for line in listed.decode().splitlines())
+        lines = listed.decode(errors="surrogateescape").split("\n")
+        return dict(line.rsplit(" ", 1) for line in lines if line)
 
     def read(self, owner: str, repo: str, branch: str, path: str) -> str:
         """One file as it is on a branch."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.adapters.git_mirror import HEADS, TAGS, MirrorReport, plan
-from workers.adapters.git_process import STALL, GitFailed, Remote, run, scrub
+from workers.adapters.git_process import STALL, GitFailed, Remote, run, scrub, shown
 from workers.adapters.git_progress import Transfer
 from workers.errors import Stuck, Wait
 
@@ -37,6 +37,7 @@ class Git:
     def __init__(self, workspace: Path, timeout: float = 600, *, stall: int = STALL) -> None:
         self._workspace, self._timeout, self._stall = workspace, timeout, stall
         self._mirroring = asyncio.Lock()
+        self._begun = False
 
     async def ls_remote(self, remote: Remote) -> dict[str, str]:
         """Heads and tags of a remote, full name -> SHA; of an annotated tag the tag's own. Empty when it is."""
@@ -44,7 +45,8 @@ class Git:
         listed = await self._run(
             self._workspace, "ls-remote", "--refs", remote.url, f"{HEADS}*", f"{TAGS}*", remote=remote
         )
-        pairs = (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)
+        # Not splitlines: a name may hold what other languages call the end of a line.
+        pairs = (line.split("\t", 1) for line in listed.split("\n") if "\t" in line)
         return {ref: sha for sha, ref in pairs if ref.startswith((HEADS, TAGS))}
 
     async def mirror(self, upstream: Remote, local: Remote, transfer: Transfer | None = None) -> MirrorReport:
@@ -57,31 +59,41 @@ class Git:
         upstream, local = _named(upstream, "Upstream"), _named(local, "Gitea")
         async with self._mirroring:
             cache = await self._cache()
-            wanted = await self.ls_remote(upstream)
-            if not any(ref.startswith(HEADS) for ref in wanted):
-                # A cut answer and an empty repository look the same to git: exit 0 and no refs (#6490).
-                raise Wait("UpstreamEmpty", "upstream lists no branch at all; a proxy may have cut its answer")
-            found = await self._refs(cache, _FOUND)
-            if found != wanted:
-                found = await self._fetch(cache, upstream, _FOUND, transfer)
-            if missing := sorted(set(wanted) - set(found)):
-                raise Wait("UpstreamIncomplete", f"upstream lists {missing[0]} and does not send it")
-            have = await self.ls_remote(local)
-            contains = await self._contains(cache, local, found, have)
-            todo = plan(found, have, lambda old, new: (old, new) in contains)
-            await self._push(cache, local, todo.push, found, have, transfer)
-            after = await self.ls_remote(local) if todo.push else have
-            for ref, sha in todo.push.items():
-                if after.get(ref) != sha:
-                    raise Wait("MirrorIncomplete", f"{ref} was pushed, and Gitea shows {after.get(ref)} instead of it")
-            notices = (*todo.notices, *await self._outside(cache, found))
-            return MirrorReport(len(found), tuple(todo.push), tuple(todo.ahead), found, after, notices)
+            try:
+                return await self._mirrored(cache, upstream, local, transfer)
+            except GitFailed:
+                # No trouble with a remote that is known: the cache may be damaged where no look at it shows.
+                await asyncio.to_thread(shutil.rmtree, cache)
+                return await self._mirrored(await self._cache(), upstream, local, transfer)
+
+    async def _mirrored(self, cache: Path, upstream: Remote, local: Remote, transfer: Transfer | None) -> MirrorReport:
+        wanted = await self.ls_remote(upstream)
+        if not any(ref.startswith(HEADS) for ref in wanted):
+            # A cut answer and an empty repository look the same to git: exit 0 and no refs (#6490).
+            raise Wait("UpstreamEmpty", "upstream lists no branch at all; a proxy may have cut its answer")
+        found = await self._refs(cache, _FOUND)
+        if found != wanted:
+            found = await self._fetch(cache, upstream, _FOUND, transfer)
+        if missing := sorted(set(wanted) - set(found)):
+            raise Wait("UpstreamIncomplete", f"upstream lists {shown(missing[0])} and does not send it")
+        have = await self.ls_remote(local)
+        contains = await self._contains(cache, local, found, have)
+        todo = plan(found, have, lambda old, new: (old, new) in contains)
+        await self._push(cache, local, todo.push, found, have, transfer)
+        after = await self.ls_remote(local) if todo.push else have
+        for ref, sha in todo.push.items():
+            if after.get(ref) != sha:
+                there = f"Gitea shows {after.get(ref)} instead of it"
+                raise Wait("MirrorIncomplete", f"{shown(ref)} was pushed, and {there}")
+        notices = (*map(shown, todo.notices), *await self._outside(cache, found))
+        return MirrorReport(len(found), tuple(todo.push), tuple(todo.ahead), found, after, notices)
 
     @asynccontextmanager
     async def checkout(self, remote: Remote, branch: str) -> AsyncIterator[Worktree]:
         """The newest commit of a branch in a directory of its own, gone afterwards."""
         remote = _named(remote, "Gitea")
         self._workspace.mkdir(parents=True, exist_ok=True)
+        await self._swept()
         directory = Path(tempfile.mkdtemp(prefix="worktree-", dir=self._workspace))
         try:
             path = directory / "tree"
@@ -92,6 +104,13 @@ class Git:
             yield worktree
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _swept(self) -> None:
+        """What a killed process left checked out is gone; once, before there is anything of our own."""
+        if not self._begun:
+            self._begun = True
+            for left in list(self._workspace.glob("worktree-*")):
+                await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
 
     async def _run(
         self,
@@ -112,6 +131,9 @@ class Git:
         """The bare repository in which upstream and local are compared; a broken one is made anew."""
         cache = self._workspace / "mirror.git"
         if cache.exists():
+            # Whoever held these was killed: the workspace is ours alone, and nothing of ours is at work here now.
+            for lock in list(cache.rglob("*.lock")):
+                lock.unlink()
             try:
                 await self._run(cache, f"--git-dir={cache}", "for-each-ref", "--count=1")
                 return cache
@@ -127,14 +149,20 @@ class Git:
         Pruning concerns the cache alone.
         """
         specs = (f"+{HEADS}*:{into}heads/*", f"+{TAGS}*:{into}tags/*")
-        arguments = (_loud(transfer), "--no-tags", "--prune", "--no-write-fetch-head", remote.url, *specs)
+        how = ("--no-tags", "--prune", "--no-write-fetch-head", "--update-shallow")
+        arguments = (_loud(transfer), *how, remote.url, *specs)
         await self._run(cache, f"--git-dir={cache}", "fetch", *arguments, remote=remote, transfer=transfer)
+        if (cache / "shallow").exists():
+            await asyncio.to_thread(shutil.rmtree, cache)
+            message = f"{remote.name} has only the newest commits of its history; name a repository that is whole"
+            raise Stuck(f"{remote.name}Shallow", message)
         return await self._refs(cache, into)
 
     async def _refs(self, cache: Path, into: str) -> dict[str, str]:
         """What the cache has below `into`, by the names of the remote."""
         listed = await self._run(cache, f"--git-dir={cache}", "for-each-ref", "--format=%(refname) %(objectname)", into)
-        return {f"refs/{ref.removeprefix(into)}": sha for ref, sha in map(str.split, listed.splitlines())}
+        pairs = (line.rsplit(" ", 1) for line in listed.split("\n") if line)
+        return {f"refs/{ref.removeprefix(into)}": sha for ref, sha in pairs}
 
     async def _contains(
         self, cache: Path, local: Remote, found: Mapping[str, str], have: Mapping[str, str]
@@ -207,7 +235,7 @@ class Git:
         submodules: set[str] = set()
         for batch in _batches(heads):
             tracked = await self._grep(cache, "-lE", "filter=lfs", batch, ".gitattributes")
-            lfs |= {line.split(":", 1)[-1] for line in tracked}
+            lfs |= {shown(line.split(":", 1)[-1]) for line in tracked}
             urls = await self._grep(cache, "-hE", r"^[[:space:]]*url[[:space:]]*=", batch, ".gitmodules")
             submodules |= {scrub(line.split("=", 1)[-1], None) for line in urls}
         notices = []

@@ -25,6 +25,8 @@ from pydantic import SecretStr
 
 from workers.errors import Stuck, Trouble, Wait
 
+_KEPT = re.compile(r"GIT_(EXEC_PATH|SSL_CA|PROXY_SSL_CA|SSL_CERT|SSL_KEY|PYTHON_)")
+"""Settings of the machine that git needs: where its programs are, whom it trusts."""
 COMMITTER = ("catalyst-cutover", "cutover@sovereign.invalid")
 STALL = 30  # seconds below LOW_SPEED after which curl gives up
 LOW_SPEED = 1000  # bytes a second
@@ -81,6 +83,10 @@ def environment(remote: Remote | None, stall: int = STALL) -> dict[str, str]:
     values = {
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        # Here lie .netrc, whose logins curl would send upstream, and attributes that change what is checked out.
+        "HOME": os.devnull,
+        "XDG_CONFIG_HOME": os.devnull,
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "true",
         "GIT_OPTIONAL_LOCKS": "0",
@@ -154,8 +160,10 @@ class _Process:
             with self._lock:
                 if self._unwanted:
                     return -1, "", ""
-                # Whatever its value, it makes curl's trace part of the error text; GitPython passes ours on.
-                os.environ.pop("GIT_CURL_VERBOSE", None)
+                # GitPython passes ours on: a directory, a namespace or settings of whoever started us, traces that
+                # become part of the error text.
+                for name in [name for name in os.environ if name.startswith("GIT_") and not _KEPT.match(name)]:
+                    os.environ.pop(name, None)
                 started = git.cmd.Git(str(self._at)).execute(
                     self._command, as_process=True, env=self._env, start_new_session=True
                 )
@@ -169,7 +177,8 @@ class _Process:
                 late.cancel()
             with self._lock:
                 self._pid = None
-            return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+            # Names need not be UTF-8, and go back to git as they came.
+            return process.returncode, out.decode(errors="surrogateescape"), err.decode(errors="replace")
         finally:
             self.ended.set()
 
@@ -216,12 +225,18 @@ def _verb(arguments: Sequence[str]) -> str:
     return next((word for word in arguments if not word.startswith("-")), "")
 
 
+def shown(text: str) -> str:
+    """The text as an event can carry it: what is not UTF-8 becomes a question mark."""
+    return text.encode(errors="replace").decode()
+
+
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _SPACE = re.compile(r"\s+")
 
 
 def scrub(text: str, remote: Remote | None) -> str:
     """The text on one line, short, without the remote's secret in any of its spellings."""
+    text = shown(text)
     if remote is not None and remote.password is not None:
         secret = remote.password.get_secret_value()
         pair = base64.b64encode(f"{remote.username or ''}:{secret}".encode()).decode()

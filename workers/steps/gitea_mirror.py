@@ -14,6 +14,7 @@ from schemas.progress import Progress
 from schemas.results import GitMirrored
 from workers.adapters.git import MirrorReport, Remote, Transfer
 from workers.adapters.git_mirror import HEADS, TAGS, covered
+from workers.adapters.git_process import shown
 from workers.adapters.git_progress import PUSHED
 from workers.adapters.gitea import RepositoryInfo
 from workers.errors import Stuck, Wait
@@ -93,7 +94,7 @@ async def run(order: Order, world: World, report: Report) -> GitMirrored:
         mirrored_at=datetime.now(UTC),
         refs=mirrored.refs,
         refs_changed=len(mirrored.changed),
-        ahead=mirrored.ahead,
+        ahead=tuple(map(shown, mirrored.ahead)),
         notices=mirrored.notices,
     )
 
@@ -137,7 +138,7 @@ async def _default_branch(world: World, branch: str, where: str) -> bool:
 
 
 def _not_held(missing: Sequence[str], local: Mapping[str, str]) -> Stuck:
-    names = ", ".join(missing[:5])
+    names = shown(", ".join(missing[:5]))
     if any(ref in local for ref in missing):
         return Stuck("RefsDiffer", f"local Gitea has other commits under {names}; remove or rename those there")
     return Stuck("RefsMissing", f"local Gitea cannot hold {names}: a ref of its own is in the way; rename that")

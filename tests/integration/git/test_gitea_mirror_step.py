@@ -14,6 +14,7 @@ import pytest
 from sandbox.githost import Fault, Wrong
 from schemas.progress import Progress
 from schemas.results import GitMirrored
+from tests.integration.git.conftest import git
 from workers.adapters.gitea import GiteaApi
 from workers.errors import Stuck, Wait
 from workers.sovereign import Gitea, Harbor, Login, Sovereign, UpstreamGit
@@ -116,11 +117,11 @@ async def test_a_token_without_the_scope_needs_a_person(place, tmp_path: Path) -
 async def test_a_tag_that_cannot_be_kept_beside_needs_a_person(place, tmp_path: Path) -> None:
     async with world(place, tmp_path) as made:
         await step(made)
-        tag = place.bare / "refs" / "tags" / "v0.1.0"
-        for branch in ("next", "main"):
-            tag.write_text(place.heads()[f"refs/heads/{branch}"] + "\n")
-            if branch == "next":
-                await step(made)
+        new = place.upstream_commits("main", "NEWS.md", "news\n")
+        (place.bare / "refs" / "tags" / "v0.1.0").write_text(new + "\n")
+        mine = place.heads()["refs/heads/next"]
+        for name in ("upstream", f"upstream-{new[:12]}"):
+            git(place.gitea._path("openova", "openova"), "update-ref", f"refs/tags/{name}", mine)
         with pytest.raises(Stuck) as caught:
             await step(made)
     assert caught.value.reason == "RefsDiffer"
