@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from events.flow import BY_SLUG, STEPS
-from events.fold import AutoFire, Run, State, StepState
+from events.fold import NEVER, AutoFire, Run, State, StepState
 
-_NO_RUN = Run(id="", operator="", started_at=datetime.min, accepted=0, request=0)
+LONGEST = 8192
+"""Characters of one value. Ours are shorter; a stranger's or an older version's event may hold more."""
+_NO_RUN = Run(id="", operator="", started_at=NEVER, accepted=0, request=0)
 _SHOWN = {"": "", "running": "running", "waiting": "running", "success": "success", "failed": "failed"}
 
 
@@ -45,7 +47,7 @@ def picture(state: State) -> dict[str, str]:
         rows |= _step_rows(step.slug, run.step(step.slug))
     for node, version in sorted(state.nodes.items()):
         rows[f"node.{node}.registriesYaml"] = version
-    return rows
+    return {key: _fitting(value) for key, value in rows.items()}
 
 
 def _autofire_rows(armed: AutoFire) -> dict[str, str]:
@@ -92,6 +94,11 @@ def _step_rows(slug: str, step: StepState) -> dict[str, str]:
     if step.outcome is not None:
         rows[f"step.{slug}.summary"] = step.outcome.summary
     return rows
+
+
+def _fitting(value: str) -> str:
+    """A ConfigMap holds 1 MiB: one text, whoever wrote it, must not keep all the others from being shown."""
+    return value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
 
 
 def _flag(value: bool) -> str:
