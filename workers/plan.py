@@ -333,7 +333,7 @@ def fields(change: Change, obj: Object) -> Iterator[str]:
             yield f"+ {_dotted(path)}: {_shown(new)}"
 
 
-def _dotted(path: Iterable[str | int]) -> str:
+def _dotted(path: Iterable[object]) -> str:
     return ".".join(map(str, path))
 
 

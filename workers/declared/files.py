@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.adapters.yaml_edit import CannotEdit, documents
-from workers.declared.changes import Change, edited
+from workers.declared.changes import Change, Spot, edited
+from workers.declared.overlays import overlaid
 from workers.errors import Stuck
 
 KUSTOMIZATION_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
@@ -30,6 +31,8 @@ class Root:
     """`spec.postBuild.substitute`."""
     prefix: str = ""
     suffix: str = ""
+    patches: tuple[Mapping[str, Any], ...] = ()
+    """`spec.patches`: made to what Git declares, before it is applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +44,52 @@ class Edits:
 
 
 def plan_edits(checkout: Path, roots: Iterable[Root], changes: Iterable[Change]) -> Edits:
-    """The files to write so that Git declares every change. A file that says so already is not among them."""
+    """The files to write so that Git declares every change. A file that says so already is not among them.
+
+    Raises Stuck where Git would still not build to what was asked: nothing is written then.
+    """
     wanted = list(changes)
-    found: dict[Path, list[tuple[int, Change]]] = {}
-    texts: dict[Path, str] = {}
+    found: dict[Path, list[tuple[Spot, Change]]] = {}
+    texts: dict[Path, str | None] = {}
+    patched: dict[Path, list[tuple[Spot, Change]]] = {}
     for root in roots:
         for file, place in manifests(checkout, root):
-            text = texts.setdefault(file, file.read_text(encoding="utf-8"))
-            for number, change in _matches(file, text, place, wanted):
-                if (number, change) not in (pairs := found.setdefault(file, [])):
-                    pairs.append((number, change))
-    new = {file: _edited(file, texts[file], pairs) for file, pairs in found.items()}
+            text = texts[file] = texts[file] if file in texts else _read(file, wanted, place)
+            for pair in _matches(file, text, place, wanted) if text is not None else ():
+                if pair not in (pairs := found.setdefault(file, [])):
+                    pairs.append(pair)
+        for file, pair in overlaid(checkout, listings(checkout, root), root.patches, wanted):
+            texts.setdefault(file, read(file))
+            patched.setdefault(file, []).append(pair)
     declared = {id(change) for pairs in found.values() for _, change in pairs}
+    for file, pairs in patched.items():
+        found.setdefault(file, []).extend(pairs)
+    old = {file: text for file, text in texts.items() if text is not None}
+    new = {file: _edited(file, old[file], pairs) for file, pairs in found.items()}
     return Edits(
-        {file: text for file, text in new.items() if text != texts[file]},
+        {file: text for file, text in new.items() if text != old[file]},
         tuple(change for change in wanted if id(change) not in declared),
     )
 
 
-def _edited(file: Path, text: str, pairs: list[tuple[int, Change]]) -> str:
+def read(file: Path) -> str:
+    """The text with its line ends as they are: Python's own reading would make every CRLF another byte."""
+    return file.read_bytes().decode("utf-8")
+
+
+def _read(file: Path, wanted: Iterable[Change], place: Root) -> str | None:
+    """None for what is no text and names none of the objects."""
+    try:
+        return read(file)
+    except UnicodeDecodeError as error:
+        raw = file.read_bytes()
+        if any(_core(change.name, place).encode() in raw for change in wanted):
+            message = f"{file.name}, which Flux applies, is not UTF-8 ({error.reason})"
+            raise Stuck("ManifestUnreadable", message) from None
+        return None
+
+
+def _edited(file: Path, text: str, pairs: list[tuple[Spot, Change]]) -> str:
     try:
         return edited(text, pairs)
     except CannotEdit as error:
@@ -67,7 +97,7 @@ def _edited(file: Path, text: str, pairs: list[tuple[int, Change]]) -> str:
         raise Stuck("ManifestNotEditable", f"{file.name}, which declares {who}: {error}; edit it by hand") from error
 
 
-def _matches(file: Path, text: str, place: Root, wanted: list[Change]) -> Iterator[tuple[int, Change]]:
+def _matches(file: Path, text: str, place: Root, wanted: list[Change]) -> Iterator[tuple[Spot, Change]]:
     # Parsing is slow; a file that holds none of the names cannot declare any of the objects.
     near = [c for c in wanted if _core(c.name, place) in text]
     templated = re.search(r"name:.*\$\{", text) is not None
@@ -79,10 +109,20 @@ def _matches(file: Path, text: str, place: Root, wanted: list[Change]) -> Iterat
         if not near:
             return
         raise Stuck("ManifestUnreadable", f"{file.name}, which Flux applies: {error}") from error
-    for number, document in enumerate(parsed):
+    for spot, obj in _objects(parsed):
         for change in wanted if templated else near:
-            if declares(document, place, change):
-                yield number, change
+            if declares(obj, place, change):
+                yield (spot, change)
+
+
+def _objects(parsed: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Spot, Mapping[str, Any]]]:
+    """Every object of a manifest; those of a List one by one, as kustomize takes them."""
+    for number, document in enumerate(parsed):
+        items = document.get("items")
+        if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
+            yield from (((number, ("items", n)), item) for n, item in enumerate(items) if isinstance(item, Mapping))
+        else:
+            yield (number, ()), document
 
 
 def _core(name: str, place: Root) -> str:
@@ -109,12 +149,25 @@ def substituted(text: str, values: Mapping[str, str]) -> str:
 
 def manifests(checkout: Path, root: Root) -> Iterator[tuple[Path, Root]]:
     """Every manifest below a root, each once a way, with what happens to its names on that way."""
+    return ((file, place) for file, place, said in _walk(checkout, root) if said is None)
+
+
+def listings(checkout: Path, root: Root) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Every kustomization.yaml on the way, and what it says."""
+    return ((file, said) for file, _, said in _walk(checkout, root) if said is not None)
+
+
+Step = tuple[Path, Root, Mapping[str, Any] | None]
+"""A manifest, or a kustomization.yaml with what it says."""
+
+
+def _walk(checkout: Path, root: Root) -> Iterator[Step]:
     start = (checkout / root.path).resolve()
     if start.is_dir() and start.is_relative_to(checkout.resolve()):
         yield from _directory(checkout.resolve(), start, root, frozenset())
 
 
-def _directory(top: Path, directory: Path, place: Root, above: frozenset[Path]) -> Iterator[tuple[Path, Root]]:
+def _directory(top: Path, directory: Path, place: Root, above: frozenset[Path]) -> Iterator[Step]:
     if directory in above:
         return
     above = above | {directory}
@@ -125,6 +178,7 @@ def _directory(top: Path, directory: Path, place: Root, above: frozenset[Path]) 
                 yield from _entry(top, entry.resolve(), place, above)
         return
     said = _listing(listing)
+    yield listing, place, said
     inner = replace(
         place,
         namespace=place.namespace or said.get("namespace"),
@@ -137,18 +191,18 @@ def _directory(top: Path, directory: Path, place: Root, above: frozenset[Path]) 
                 yield from _entry(top, (directory / str(name)).resolve(), inner, above)
 
 
-def _entry(top: Path, entry: Path, place: Root, above: frozenset[Path]) -> Iterator[tuple[Path, Root]]:
+def _entry(top: Path, entry: Path, place: Root, above: frozenset[Path]) -> Iterator[Step]:
     if not entry.is_relative_to(top):
         return
     if entry.is_dir():
         yield from _directory(top, entry, place, above)
     elif entry.is_file() and entry.suffix in (".yaml", ".yml"):
-        yield entry, place
+        yield entry, place, None
 
 
 def _listing(file: Path) -> dict[str, Any]:
     try:
-        parsed = documents(file.read_text(encoding="utf-8"))
-    except CannotEdit as error:
+        parsed = documents(read(file))
+    except (CannotEdit, UnicodeDecodeError) as error:
         raise Stuck("ManifestUnreadable", f"{file.parent.name}/{file.name}: {error}") from error
     return parsed[0] if parsed else {}

@@ -57,6 +57,7 @@ def root_of(kustomization: Object) -> Root:
         substitute={str(k): str(v) for k, v in substitute.items()},
         prefix=str(spec.get("namePrefix") or ""),
         suffix=str(spec.get("nameSuffix") or ""),
+        patches=tuple(spec.get("patches") or ()),
     )
 
 
@@ -129,7 +130,7 @@ async def push(
         files = {**plan.texts, **(also(tree.path) if also else {})}
         for file, text in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            file.write_bytes(text.encode())
         message = f"{subject}\n\nRun {order.run}, step {order.step}."
         commit = await tree.commit(message) if files else None
         if commit is not None:

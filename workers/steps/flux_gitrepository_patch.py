@@ -20,6 +20,7 @@ from schemas.results import GitMirrored, GitRepositoryPivoted
 from workers import flux
 from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, SECRET, Object, Seen, key_of
 from workers.declared.changes import Change, Value, holds, merge_patch
+from workers.declared.changes import Path as Field
 from workers.declared.ignored import hides, widened
 from workers.declared.reconcile import Key, applied, brought
 from workers.declared.repository import Repository, cluster_url, push, remote_of
@@ -72,7 +73,9 @@ def same_repository(url: str, other: str) -> bool:
 
 
 def _bare(url: str) -> tuple[str, str]:
-    found = re.match(r"(?:\w+://)?(?:[^@/]*@)?([^/:]+(?::\d+)?)[/:](.*)", url.strip())
+    # A port that the scheme has anyway says nothing.
+    bare = re.sub(r"^(ssh://[^/]*):22(?=/)|^(https://[^/]*):443(?=/)|^(http://[^/]*):80(?=/)", r"\1\2\3", url.strip())
+    found = re.match(r"(?:\w+://)?(?:[^@/]*@)?([^/:]+(?::\d+)?)[/:](.*)", bare)
     host, path = (found[1].lower(), found[2]) if found else (url, "")
     return host, re.sub(r"(\.git)?/*$", "", path.lower())
 
@@ -90,7 +93,7 @@ def plan(source: Object, sovereign: Sovereign, branch: str, paths: Iterable[str]
     if source["spec"].get("verify"):
         message = f"GitRepository {namespace}/{name} verifies signatures, and commits made here carry none"
         raise Stuck("SourceVerifiesSignatures", f"{message}; remove spec.verify")
-    fields: dict[tuple[str | int, ...], Value] = {
+    fields: dict[Field, Value] = {
         ("spec", "url"): cluster_url(sovereign),
         ("spec", "ref", "branch"): branch,
         ("spec", "secretRef", "name"): sovereign.flux.git_secret,
@@ -103,8 +106,15 @@ def plan(source: Object, sovereign: Sovereign, branch: str, paths: Iterable[str]
         namespace,
         name,
         fields=fields,
-        absent=(*(("spec", "ref", key) for key in REF), ("spec", "proxySecretRef")),
+        absent=(*(("spec", "ref", key) for key in REF), ("spec", "proxySecretRef"), *_elsewhere(source)),
     )
+
+
+def _elsewhere(source: Object) -> tuple[Field, ...]:
+    """Ways to sign in at a cloud's Git: local Gitea takes a login, for which `generic` is the provider."""
+    spec = source["spec"]
+    cloud = ("provider",) if spec.get("provider") not in (None, "generic") else ()
+    return tuple(("spec", key) for key in (*cloud, *(("serviceAccountName",) if "serviceAccountName" in spec else ())))
 
 
 def followed(
