@@ -55,6 +55,8 @@ class Core:
         self._upstream_url = upstream_url
         self._admin_password = admin_password
         self._saving: asyncio.TimerHandle | None = None
+        self.robot_prefix = "robot$"
+        """As `robot_name_prefix` is configured; it stands before the name of each robot made from now on."""
         self.state = State.load(self._file)
         if not self._file.exists():
             self._install()

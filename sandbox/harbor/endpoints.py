@@ -170,7 +170,7 @@ class Endpoints:
             raise Problem(400, "BAD_REQUEST", "bad request: robot name, level or duration")
         permissions = body.get("permissions") or []
         prefix = "" if level == "system" else f"{permissions[0].get('namespace')}+"
-        name, now = f"robot${prefix}{short}", self._core.clock.now()
+        name, now = f"{self._core.robot_prefix}{prefix}{short}", self._core.clock.now()
         if any(r.name == name for r in self._core.state.robots.values()):
             raise Problem(409, "CONFLICT", f"robot account {name} already exists")
         robot = Robot(
@@ -201,6 +201,7 @@ class Endpoints:
         if body.get("level") != robot.level or body.get("name") != robot.name:
             raise Problem(400, "BAD_REQUEST", "cannot update the level or name of robot")
         robot.permissions, robot.disable = body.get("permissions") or [], bool(body.get("disable"))
+        robot.duration = int(body.get("duration", robot.duration))
         robot.update_time = self._core.clock.now()
         self._core.changed()
         return web.Response()

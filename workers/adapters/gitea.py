@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from workers.adapters.oci.trouble import retry_after
 from workers.errors import Stuck, Wait
 from workers.sovereign import Gitea as Description
 from workers.sovereign import Login
@@ -145,5 +147,5 @@ def _message(answer: httpx.Response) -> str:
 
 
 def _after(answer: httpx.Response) -> float:
-    said = answer.headers.get("Retry-After", "")
-    return min(float(said), MOST_WAIT) if said.isdigit() else 10.0
+    said = retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))
+    return 10.0 if said is None else min(said, MOST_WAIT)

@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
 
+from workers.adapters.oci.trouble import retry_after
 from workers.errors import Stuck, Wait
 from workers.sovereign import Harbor as Description
 from workers.sovereign import Login
 
 TIMEOUT = 30.0  # seconds; creating a registry has Harbor ask the upstream first
 PAGE = 100  # the most that Harbor gives
+MOST_WAIT = 300.0  # seconds of a Retry-After that we follow
+OURS = "catalyst-cutover: pulls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +100,12 @@ class HarborApi:
 
         `harbor_version` is only told to who is signed in (handler/systeminfo.go). Raises Wait or Stuck.
         """
-        health = (await self._call("GET", "/health")).json()
+        health = _object(await self._call("GET", "/health"))
         if health.get("status") != "healthy":
-            ill = [f"{c['name']}: {c.get('error', '')}" for c in health["components"] if c["status"] != "healthy"]
-            raise Wait("HarborUnhealthy", f"Harbor says of itself: {'; '.join(ill)}", after=15)
-        version = (await self._call("GET", "/systeminfo")).json().get("harbor_version")
+            parts = health.get("components") or ()
+            ill = [f"{c.get('name')}: {c.get('error', '')}" for c in parts if c.get("status") != "healthy"]
+            raise Wait("HarborUnhealthy", f"Harbor says of itself: {'; '.join(ill) or 'not healthy'}", after=15)
+        version = _object(await self._call("GET", "/systeminfo")).get("harbor_version")
         if not version:
             raise Stuck("HarborDenied", "Harbor does not accept the login; check harbor.login")
         return str(version)
@@ -111,7 +116,7 @@ class HarborApi:
         """The project of exactly that name; None when there is none."""
         headers = {"X-Is-Resource-Name": "true"}
         answer = await self._call("GET", f"/projects/{quote(name)}", headers=headers, accept=(404,))
-        return None if answer.status_code == 404 else _project(answer.json())
+        return None if answer.status_code == 404 else _project(_object(answer))
 
     async def is_public(self, name: str) -> bool:
         """Whether the project exists and anybody may pull from it."""
@@ -129,7 +134,7 @@ class HarborApi:
     async def quota(self, name: str) -> Quota | None:
         """How much the project may hold and holds; None when it has no limit."""
         answer = await self._call("GET", f"/projects/{quote(name)}/summary", headers={"X-Is-Resource-Name": "true"})
-        quota = answer.json().get("quota") or {}
+        quota = _object(answer).get("quota") or {}
         hard = (quota.get("hard") or {}).get("storage", -1)
         return Quota(hard, (quota.get("used") or {}).get("storage", 0)) if hard >= 0 else None
 
@@ -138,32 +143,34 @@ class HarborApi:
     async def robot(self, name: str, projects: Iterable[str]) -> Robot:
         """A system robot of that name that may pull from the projects and nothing else, with a secret made now.
 
-        Harbor tells a secret once; who comes again refreshes it (PATCH /robots/{id}).
+        Harbor tells a secret once; who comes again refreshes it (PATCH /robots/{id}). It never ends and is not
+        switched off: what somebody changed of that is put right.
         """
         pull = [{"resource": "repository", "action": "pull"}]
         permissions = [{"kind": "project", "namespace": p, "access": pull} for p in sorted(projects)]
         body = {"name": name, "level": "system", "duration": -1, "permissions": permissions}
         known = await self._robot(name)
         if known is None:
-            answer = await self._call("POST", "/robots", json={**body, "description": "catalyst-cutover: pulls"})
-            made = answer.json()
+            made = _object(await self._call("POST", "/robots", json={**body, "description": OURS}))
             return Robot(str(made["name"]), SecretStr(made["secret"]), made=True)
-        if _may(known) != _may(body):
-            await self._call("PUT", f"/robots/{known['id']}", json={**known, "permissions": permissions})
-        answer = await self._call("PATCH", f"/robots/{known['id']}", json={})
-        return Robot(str(known["name"]), SecretStr(answer.json()["secret"]), made=False)
+        ends = known.get("expires_at", -1) != -1 or known.get("duration", -1) != -1
+        if _may(known) != _may(body) or known.get("disable") or ends:
+            wanted = {**known, "permissions": permissions, "duration": -1, "disable": False}
+            await self._call("PUT", f"/robots/{known['id']}", json=wanted)
+        fresh = _object(await self._call("PATCH", f"/robots/{known['id']}", json={}))
+        return Robot(str(known["name"]), SecretStr(fresh["secret"]), made=False)
 
     async def _robot(self, name: str) -> dict[str, Any] | None:
-        """By its short name: Harbor puts a prefix before it, `robot$` unless it is configured otherwise."""
+        """By its short name: Harbor puts a prefix before it, `robot$` unless `robot_name_prefix` is another."""
         answer = await self._call("GET", "/robots", params={"q": f"name=~{name}", "page_size": PAGE})
-        return next((r for r in answer.json() if r["level"] == "system" and r["name"].endswith(f"${name}")), None)
+        return next((r for r in _objects(answer) if r.get("level") == "system" and _is_robot(r, name)), None)
 
     # proxy projects
 
     async def endpoint(self, name: str) -> Endpoint | None:
         """The registry of exactly that name; `q=name=` is exact, `name=` would be a search."""
         answer = await self._call("GET", "/registries", params={"q": f"name={name}", "page_size": PAGE})
-        found = [r for r in answer.json() if r["name"] == name]
+        found = [r for r in _objects(answer) if r["name"] == name]
         return Endpoint(found[0]["id"], name, found[0]["url"], found[0]["type"]) if found else None
 
     async def create_endpoint(self, name: str, url: str, adapter: str, login: Login | None) -> None:
@@ -178,6 +185,13 @@ class HarborApi:
         """Whether the retention policy is still there."""
         answer = await self._call("GET", f"/retentions/{retention_id}", accept=(404,))
         return answer.status_code == 200
+
+    async def deletes(self, retention_id: int) -> bool:
+        """Whether the retention policy has a rule that is on: all else in the project is then deleted."""
+        answer = await self._call("GET", f"/retentions/{retention_id}", accept=(404,))
+        if answer.status_code == 404:
+            return False
+        return any(not rule.get("disabled") for rule in _object(answer).get("rules") or ())
 
     async def delete_retention(self, retention_id: int) -> None:
         """The retention policy is gone. Gone already is success."""
@@ -209,7 +223,7 @@ class HarborApi:
         self._http.cookies.clear()
         try:
             answer = await self._http.request(method, path, headers=headers, params=params, json=json)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Wait("HarborUnavailable", f"{said}: {type(error).__name__}: {error}") from error
         status = answer.status_code
         if status < 300 or status in accept:
@@ -220,6 +234,47 @@ class HarborApi:
         if status in (401, 403):
             raise Stuck("HarborDenied", f"{message}; check harbor.login")
         raise Stuck("HarborRefused", message)
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    """The answer's object. Raises Wait when it is none: a gateway's page with status 200, Harbor is not up yet."""
+    found = _parsed(answer)
+    if not isinstance(found, dict) or "errors" in found:
+        raise _strange(answer)
+    return found
+
+
+def _objects(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The answer's list. Raises Wait when it is none."""
+    found = _parsed(answer)
+    if not isinstance(found, list):
+        raise _strange(answer)
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def _parsed(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise _strange(answer) from error
+
+
+def _strange(answer: httpx.Response) -> Wait:
+    said = f"Harbor {answer.request.method} {answer.request.url.path}"
+    return Wait("HarborUnavailable", f"{said}: {answer.status_code} without what Harbor says; something else answers")
+
+
+def _is_robot(robot: dict[str, Any], name: str) -> bool:
+    """Whether this is ours and not one whose longer name ends the same: what stands before is Harbor's prefix.
+
+    A name is of small letters, digits and `._-` (lib/utils.go): any other sign before ours is the prefix's.
+    """
+    whole = str(robot.get("name", ""))
+    before = whole.removesuffix(name)
+    if before == whole:
+        return False
+    foreign = bool(before) and not (before[-1].isalnum() or before[-1] in "._-")
+    return not before or foreign or robot.get("description") == OURS
 
 
 def _may(robot: dict[str, Any]) -> set[tuple[str, str, str]]:
@@ -248,5 +303,5 @@ def _reason(answer: httpx.Response) -> str:
 
 
 def _after(answer: httpx.Response) -> float:
-    value = answer.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 10.0
+    said = retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))
+    return 10.0 if said is None else min(said, MOST_WAIT)

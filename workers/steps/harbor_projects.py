@@ -71,6 +71,7 @@ async def run(order: Order, world: World, report: Report) -> ProjectsReady:
     registries = {w.name: await _registry(harbor, w) for w in wishes}
     have = {w.name: await harbor.project(w.name) for w in wishes}
     _compare(wishes, have, registries)
+    await _durable(harbor, wishes, have)
     created = [w.name for w in wishes if have[w.name] is None]
     changes = 0
     for done, wish in enumerate(wishes):
@@ -92,6 +93,18 @@ async def run(order: Order, world: World, report: Report) -> ProjectsReady:
     rotated = "made" if robot.made else "its secret new"
     summary = f"{done_words if changes else nothing}; robot {robot.login} may pull, {rotated}"
     return ProjectsReady(changes=changes, summary=summary, projects=names, created=tuple(created))
+
+
+async def _durable(harbor: HarborApi, wishes: Iterable[Wish], have: Mapping[str, Project | None]) -> None:
+    """No hosted project has a policy of somebody's that deletes: what is kept here can never be fetched again."""
+    policies = [(w.name, p.retention_id) for w in wishes if w.proxy_of is None and (p := have[w.name])]
+    deleting = [f"{name} (policy {number})" for name, number in policies if number and await harbor.deletes(number)]
+    if deleting:
+        raise Stuck(
+            "RetentionDeletes",
+            f"{', '.join(deleting)}: a tag retention with rules that are on; it deletes what can then be fetched "
+            "nowhere. Switch its rules off, or remove it",
+        )
 
 
 async def _room(harbor: HarborApi, wishes: Iterable[Wish]) -> None:

@@ -88,7 +88,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds that `Retry-After` says, which may be a number or a date; None when it says nothing."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         moment = parsedate_to_datetime(value)

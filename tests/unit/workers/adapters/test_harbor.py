@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -70,3 +70,40 @@ async def test_who_is_not_told_the_version_is_not_signed_in() -> None:
 async def test_a_registry_that_only_resembles_the_name_is_not_it() -> None:
     similar = [{"id": 1, "name": "proxy-ghcr-upstream-old", "url": "u", "type": "t"}]
     assert await harbor(lambda request: httpx.Response(200, json=similar)).endpoint("proxy-ghcr-upstream") is None
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome to nginx</html>", b"[]", b'"up"', b'{"errors": []}', b"\x1f\x8b"])
+async def test_a_page_where_harbor_should_answer_is_waited_for(body: bytes) -> None:
+    api = harbor(lambda _request: httpx.Response(200, content=body, headers={"Content-Encoding": "identity"}))
+    for ask in (api.check(), api.project("p"), api.quota("p"), api.deletes(1)):
+        with pytest.raises(Wait) as caught:
+            await ask
+        assert caught.value.reason == "HarborUnavailable"
+    if body != b"[]":
+        for ask in (api.robot("r", ["p"]), api.endpoint("e")):
+            with pytest.raises(Wait):
+                await ask
+
+
+async def test_a_body_that_cannot_be_unpacked_is_waited_for() -> None:
+    api = harbor(lambda _request: httpx.Response(200, stream=Packed(), headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(Wait, match="HarborUnavailable"):
+        await api.check()
+
+
+class Packed(httpx.AsyncByteStream):
+    """Says that it is gzip and is not."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"plain"
+
+
+@pytest.mark.parametrize(
+    ("said", "after"),
+    [("7", 7.0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0), ("Fri, 31 Dec 9999 23:59:59 GMT", 300.0), ("soon", 10.0)],
+)
+async def test_retry_after_is_a_number_or_a_date_and_followed_within_reason(said: str, after: float) -> None:
+    api = harbor(lambda _request: httpx.Response(429, headers={"Retry-After": said}))
+    with pytest.raises(Wait) as caught:
+        await api.check()
+    assert caught.value.after == after
