@@ -26,7 +26,7 @@ from workers.adapters.cluster import (
     key_of,
     name_of,
 )
-from workers.declared.changes import Change, Path, Value, at, holds, merge_patch
+from workers.declared.changes import Change, Named, Path, Value, at, holds, merge_patch
 from workers.declared.reconcile import Key, brought
 from workers.declared.repository import cluster_url, owners, push, reconcile
 from workers.errors import Stuck, Wait
@@ -55,19 +55,18 @@ def plan(sovereign: Sovereign, deployment: Object, release: Object | None) -> Ch
             text = one.value if one.release_value is None else one.release_value
             said["spec", "values", *one.value_path] = text.format(fqdn=sovereign.fqdn)
         return Change(HELM_RELEASE, namespace, name, said)
-    containers = deployment["spec"]["template"]["spec"]["containers"]
-    number = next((n for n, c in enumerate(containers) if c["name"] == api.container), None)
-    if number is None:
+    container: Path = ("spec", "template", "spec", "containers", Named(api.container))
+    if at(deployment, container) is None:
         raise Stuck("ContainerAbsent", f"Deployment {api.namespace}/{api.deployment} has no container {api.container}")
-    variables = containers[number].get("env") or []
-    fields: dict[Path, Value] = {}
-    for name, value in values(sovereign).items():
-        place = next((n for n, v in enumerate(variables) if v["name"] == name), None)
-        if place is None:
-            message = f"Deployment {api.namespace}/{api.deployment} does not set {name}; add it where it is made"
-            raise Stuck("VariableAbsent", message)
-        fields["spec", "template", "spec", "containers", number, "env", place, "value"] = value
-    return Change(DEPLOYMENT, api.namespace, api.deployment, fields)
+    # By name: where an entry stands in the manifest is not where it stands live, with what others put in.
+    entries: dict[str, Path] = {name: (*container, "env", Named(name)) for name in values(sovereign)}
+    owner = flux.owner(deployment, flux.OWNED_BY_KUSTOMIZATION)
+    if owner is not None and (absent := [name for name, path in entries.items() if at(deployment, path) is None]):
+        message = f"Deployment {api.namespace}/{api.deployment} does not set {', '.join(absent)}"
+        raise Stuck("VariableAbsent", f"{message}; add it to its manifest, which {'/'.join(owner)} applies")
+    fields: dict[Path, Value] = {(*entries[name], "value"): value for name, value in values(sovereign).items()}
+    sources = tuple((*path, "valueFrom") for path in entries.values())
+    return Change(DEPLOYMENT, api.namespace, api.deployment, fields, sources)
 
 
 def _configured(api: CatalystApi) -> Key:
@@ -178,7 +177,7 @@ async def _from_config_maps(world: World, pod: Object) -> dict[str, str]:
                 found[f"env[{entry['name']}] of {container['name']}, from a ConfigMap"] = value
         for source in container.get("envFrom") or ():
             if ref := source.get("configMapRef"):
-                config = await world.cluster.get(CONFIG_MAP, str(ref["name"]), world.sovereign.catalyst_api.namespace)
+                config = await _config_map(world, str(ref["name"]))
                 for key, value in ((config or {}).get("data") or {}).items():
                     found[f"env[{source.get('prefix', '')}{key}] of {container['name']}, from a ConfigMap"] = value
     return found
@@ -225,8 +224,27 @@ async def _says(world: World) -> bool:
 
 
 async def _in(world: World, template: Object, name: str) -> str | None:
-    entry = variable(template, world.sovereign.catalyst_api, name)
-    return None if entry is None else await _value(world, entry)
+    """What the container gets for a variable: from its own entry, else from the last ConfigMap that has it."""
+    api = world.sovereign.catalyst_api
+    if (entry := variable(template, api, name)) is not None:
+        return await _value(world, entry)
+    for source, prefix in reversed(_taken_whole(template, api)):
+        if name.startswith(prefix):
+            value = at(await _config_map(world, source), ("data", name.removeprefix(prefix)))
+            if value is not None:
+                return str(value)
+    return None
+
+
+def _taken_whole(pod: Object, api: CatalystApi) -> list[tuple[str, str]]:
+    """(ConfigMap, prefix) of `envFrom`, in order: the last one that has a key wins."""
+    container: Object = next((c for c in pod["spec"]["containers"] if c["name"] == api.container), {})
+    found = [(source.get("configMapRef"), str(source.get("prefix") or "")) for source in container.get("envFrom") or ()]
+    return [(str(ref["name"]), prefix) for ref, prefix in found if ref]
+
+
+async def _config_map(world: World, name: str) -> Object | None:
+    return await world.cluster.get(CONFIG_MAP, name, world.sovereign.catalyst_api.namespace)
 
 
 async def _declare(order: Order, world: World, change: Change, target: Object) -> tuple[str, int]:
@@ -264,9 +282,9 @@ async def _rollout(world: World, change: Change) -> Object:
     api, timeout = world.sovereign.catalyst_api, world.sovereign.flux.timeout
     found = await _deployment(world)
     for name, value in values(world.sovereign).items():
-        entry = variable(found["spec"]["template"], api, name)
-        if entry is None or await _value(world, entry) != value:
-            said = "does not set" if entry is None else "still sets another value for"
+        have = await _in(world, found["spec"]["template"], name)
+        if have != value:
+            said = "does not set" if have is None else "still sets another value for"
             where = ", ".join(".".join(str(part) for part in path) for path in change.fields)
             message = (
                 f"{change} has {where}, but Deployment {api.namespace}/{api.deployment} {said} {name}: "
@@ -301,7 +319,31 @@ async def _said(world: World, pods: list[Object]) -> dict[str, str]:
         for name, value in wanted.items():
             if await _in(world, pod, name) != value:
                 raise Wait("OldPodRuns", f"Pod {api.namespace}/{name_of(pod)} does not say {name}={value} yet")
+        for source, key in _references(pod, api, wanted):
+            if later(await _config_map(world, source), key, pod):
+                message = f"Pod {api.namespace}/{name_of(pod)} started before ConfigMap {source} said {key}"
+                raise Wait("OldPodRuns", f"{message}: a process keeps the environment it began with; restart it")
     return wanted
+
+
+def _references(pod: Object, api: CatalystApi, names: Iterable[str]) -> list[tuple[str, str]]:
+    """(ConfigMap, key) that the variables come out of."""
+    found: list[tuple[str, str]] = []
+    for name in names:
+        entry = variable(pod, api, name)
+        ref = ((entry or {}).get("valueFrom") or {}).get("configMapKeyRef")
+        if ref:
+            found.append((str(ref["name"]), str(ref["key"])))
+        elif entry is None:
+            found += [(source, name.removeprefix(prefix)) for source, prefix in _taken_whole(pod, api)]
+    return found
+
+
+def later(config: Object | None, key: str, pod: Object) -> bool:
+    """True when a ConfigMap got this value after the Pod had started: its process has another one."""
+    said = flux.field_set_at(config, "data", key) if config is not None else None
+    started = (pod.get("status") or {}).get("startTime")
+    return said is not None and started is not None and said > flux.moment(started)
 
 
 async def _value(world: World, entry: Mapping[str, Any]) -> str | None:
@@ -312,6 +354,5 @@ async def _value(world: World, entry: Mapping[str, Any]) -> str | None:
     if not ref:
         message = f"{entry['name']} comes from {'/'.join(entry['valueFrom'] or {})}, which is not read here"
         raise Stuck("ValueNotReadable", f"{message}; set it as a plain value")
-    found = await world.cluster.get(CONFIG_MAP, str(ref["name"]), world.sovereign.catalyst_api.namespace)
-    value = at(found, ("data", str(ref["key"])))
+    value = at(await _config_map(world, str(ref["name"])), ("data", str(ref["key"])))
     return None if value is None else str(value)

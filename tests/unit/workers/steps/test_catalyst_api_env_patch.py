@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from workers.declared.changes import Named, merge_patch
 from workers.errors import Stuck
 from workers.sovereign import CatalystApi, Configured, Gitea, Harbor, Login, Sovereign
-from workers.steps.catalyst_api_env_patch import living, maker, plan, ready, rolled_out, values, variable
+from workers.steps.catalyst_api_env_patch import later, living, maker, plan, ready, rolled_out, values, variable
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
 SOVEREIGN = Sovereign(
@@ -19,6 +20,7 @@ SOVEREIGN = Sovereign(
 )
 URL = "http://gitea-http.gitea.svc.cluster.local:3000/openova/openova"
 NAME = "CATALYST_GITOPS_REPO_URL"
+ENTRY = ("spec", "template", "spec", "containers", Named("catalyst-api"), "env", Named(NAME))
 
 
 def pod(*env: dict[str, Any], container: str = "catalyst-api") -> dict[str, Any]:
@@ -42,17 +44,41 @@ def test_the_value_is_said_in_the_release_that_makes_the_deployment() -> None:
 def test_without_a_release_it_is_said_in_the_deployment_itself() -> None:
     change = plan(SOVEREIGN, deployment(), None)
     assert str(change) == "Deployment catalyst-system/catalyst-api"
-    assert change.fields == {("spec", "template", "spec", "containers", 0, "env", 1, "value"): URL}
+    assert change.fields == {(*ENTRY, "value"): URL}
+    assert change.absent == ((*ENTRY, "valueFrom"),)
 
 
-@pytest.mark.parametrize(
-    ("template", "reason"), [(pod({"name": "OTHER"}), "VariableAbsent"), (pod(container="x"), "ContainerAbsent")]
-)
-def test_a_deployment_without_the_variable_is_left_to_a_person(template: dict[str, Any], reason: str) -> None:
+def test_a_variable_that_nobody_sets_is_added_where_nobody_declares_the_deployment() -> None:
+    """Its code would fall back to upstream's address (field lessons E7, B7.9)."""
     bare = deployment()
-    bare["spec"]["template"] = template
-    with pytest.raises(Stuck, match=reason):
+    bare["spec"]["template"] = pod({"name": "OTHER"})
+    bare["metadata"]["resourceVersion"] = "4"  # type: ignore[index]
+    (container,) = merge_patch(plan(SOVEREIGN, bare, None), bare)["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "OTHER"}, {"name": NAME, "value": URL}]
+
+
+def test_where_git_declares_the_deployment_the_variable_must_stand_in_its_manifest() -> None:
+    bare = deployment()
+    bare["spec"]["template"] = pod({"name": "OTHER"})
+    bare["metadata"]["labels"] = {"kustomize.toolkit.fluxcd.io/name": "apps"}  # type: ignore[index]
+    with pytest.raises(Stuck, match=r"VariableAbsent.*CATALYST_GITOPS_REPO_URL"):
         plan(SOVEREIGN, bare, None)
+
+
+def test_a_deployment_without_the_container_is_left_to_a_person() -> None:
+    bare = deployment()
+    bare["spec"]["template"] = pod(container="x")
+    with pytest.raises(Stuck, match="ContainerAbsent"):
+        plan(SOVEREIGN, bare, None)
+
+
+def test_what_a_config_map_said_after_the_pod_had_started_is_not_what_its_process_has() -> None:
+    entry = {"manager": "helm", "time": "2026-04-30T10:00:05Z", "fieldsV1": {"f:data": {"f:url": {}}}}
+    config = {"metadata": {"managedFields": [entry]}, "data": {"url": URL}}
+    assert later(config, "url", {"status": {"startTime": "2026-04-30T10:00:00Z"}})
+    assert not later(config, "url", {"status": {"startTime": "2026-04-30T10:00:09Z"}})
+    assert not later(config, "other", {"status": {"startTime": "2026-04-30T10:00:00Z"}})
+    assert not later(None, "url", {"status": {"startTime": "2026-04-30T10:00:00Z"}})
 
 
 @pytest.mark.parametrize(
@@ -101,8 +127,11 @@ def test_further_values_are_said_where_each_is_rendered_and_read_where_each_is_u
         ("spec", "values", "catalystApi", "issuerHost"): "console.sov.test",
     }
     assert values(more) == {NAME: URL, "CATALYST_PIN_ISSUER": "https://console.sov.test"}
-    with pytest.raises(Stuck, match="CATALYST_PIN_ISSUER"):
-        plan(more, deployment(), None)
+    bare = {(*path[:-1], "value"): v for path, v in plan(more, deployment(), None).fields.items()}
+    assert bare == {
+        (*ENTRY, "value"): URL,
+        (*ENTRY[:-1], Named("CATALYST_PIN_ISSUER"), "value"): "https://console.sov.test",
+    }
 
 
 def test_flux_s_own_labels_tell_which_release_makes_the_deployment() -> None:
