@@ -10,7 +10,7 @@ from typing import Any
 import helm_python
 import yaml
 
-from sandbox.charter import LIFTER, NODE_AGENT, WORKERS, Charter
+from sandbox.charter import API, LIFTER, NODE_AGENT, WORKERS, Charter
 
 Object = dict[str, Any]
 Values = Mapping[str, Any]
@@ -19,8 +19,14 @@ CHART = Path(__file__).parents[1] / "chart"
 RELEASE = "cutover"
 NAMESPACE = "catalyst-cutover"
 RBAC = frozenset({"Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
+CALLER = "system:serviceaccount:catalyst-system:catalyst-api"
 NEEDED: Values = {"global": {"sovereignFQDN": "sovereign.test"}, "image": {"digest": "sha256:" + "0" * 64}}
 """What has no default, and is not a Secret."""
+FRONT_DOOR: Values = {
+    "api": {"enabled": True},
+    "settings": {"api": {"service_accounts": {"audience": "catalyst-cutover", "may_act": [CALLER]}}},
+}
+"""The API is there, for one Pod's account and for whoever has a token of the issuer that the box names."""
 
 
 def merged(base: Values, more: Values) -> dict[str, Any]:
@@ -53,6 +59,8 @@ def charter(values: Values | None = None) -> Charter:
     nodes = settings["sovereign"]["nodes"]["namespace"]
     account = "system:serviceaccount:{}:{}".format
     accounts = {name: account(NAMESPACE, f"cutover-{name}") for name in WORKERS}
+    if any(obj["kind"] == "ServiceAccount" and obj["metadata"]["name"] == f"cutover-{API}" for obj in objects):
+        accounts[API] = account(NAMESPACE, f"cutover-{API}")
     accounts[NODE_AGENT] = account(nodes, "cutover-node-agent")
     accounts[LIFTER] = account(nodes, settings["sovereign"]["proof"]["lifter_account"])
     users = next(o["data"]["users.conf"] for o in objects if o["metadata"]["name"] == "cutover-nats-users")

@@ -27,7 +27,7 @@ from sandbox.catalogue import (
     Chart,
     images,
 )
-from sandbox.charter import BOX, LIFTER, NODE_AGENT, WORKERS, Charter, inbox, key, variable
+from sandbox.charter import API, BOX, LIFTER, NODE_AGENT, WORKERS, Charter, inbox, key, variable
 from sandbox.clock import Clock
 from sandbox.controllers.api import Api, Object
 from sandbox.controllers.loop import Context
@@ -42,6 +42,7 @@ from sandbox.description import (
     WORKER,
     describe,
     front_door,
+    without_upstream_logins,
     write_settings,
 )
 from sandbox.faults import FAULTS
@@ -140,6 +141,12 @@ class Box:
     def class_settings(self) -> dict[str, Path]:
         """Settings of each class of workers, when there is a charter."""
         return {name: self.directory / f"settings-{name}.yaml" for name in WORKERS} if self.charter else {}
+
+    @property
+    def api_settings(self) -> Path:
+        """Settings of the front door: with an identity of its own where the charter has one."""
+        own = self.charter is not None and API in self.charter.accounts
+        return self.directory / f"settings-{API}.yaml" if own else self.settings_file
 
     @property
     def nats_url(self) -> str:
@@ -318,10 +325,15 @@ class Box:
         workspace = self.directory / "workspace"
         workspace.mkdir(exist_ok=True)
         door = front_door(self.issuer, self.keyring.path(TICKET_KEY))
-        for name, file in {BOX: self.settings_file, **self.class_settings}.items():
+        files = {BOX: self.settings_file, **self.class_settings}
+        if self.api_settings != self.settings_file:
+            files[API] = self.api_settings
+        for name, file in files.items():
             kubeconfig = self.kubeconfig if name == BOX else self._kubeconfig_of(name)
             nats = self.broker_login(name)
-            write_settings(file, sovereign, nats=nats, kubeconfig=kubeconfig, workspace=workspace, api=door)
+            # Logins upstream are for those who copy from there, and for those who look ahead (chart: _settings.tpl).
+            told = sovereign if name in (BOX, API, "supply") else without_upstream_logins(sovereign)
+            write_settings(file, told, nats=nats, kubeconfig=kubeconfig, workspace=workspace, api=door)
 
     async def _restage(self) -> None:
         """A failure that was staged when the box was closed is staged still."""

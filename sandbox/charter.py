@@ -14,6 +14,8 @@ from typing import Any
 Object = dict[str, Any]
 
 WORKERS = ("supply", "pivot", "proof", "control")
+API = "api"
+"""The front door, where the chart is told to have one."""
 NODE_AGENT = "node-agent"
 LIFTER = "lifter"
 BOX = "box"

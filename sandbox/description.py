@@ -71,6 +71,12 @@ def describe(
     )
 
 
+def without_upstream_logins(sovereign: Sovereign) -> Sovereign:
+    """The same Sovereign as a class is told of it that copies nothing from outside."""
+    upstreams = tuple(each.model_copy(update={"login": None}) for each in sovereign.upstreams)
+    return sovereign.model_copy(update={"upstreams": upstreams, "mothership_login": None})
+
+
 def front_door(issuer: Issuer, ticket_key: Path) -> dict[str, Any]:
     """Section `api` of the settings: who may ask, on whatever port is free."""
     accounts = {"audience": "catalyst-cutover", "may_act": ["system:serviceaccount:catalyst-system:catalyst-api"]}

@@ -78,7 +78,7 @@ subjects:
 {{- define "cutover.rules.proof" -}}
 {{ include "cutover.rules.audit" . }}
 - {apiGroups: [""], resources: [pods], verbs: [watch]}
-- {apiGroups: [source.toolkit.fluxcd.io], resources: [gitrepositories, ocirepositories], verbs: [watch]}
+- {apiGroups: [source.toolkit.fluxcd.io], resources: [gitrepositories, helmrepositories, ocirepositories], verbs: [watch]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [list, watch]}
 - {apiGroups: [kustomize.toolkit.fluxcd.io], resources: [kustomizations], verbs: [watch]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list, watch]}
@@ -92,7 +92,7 @@ subjects:
 {{- end }}
 {{- $where := include "cutover.means" . }}
 - {{ printf "{%s, verbs: [create, watch]}" $where }}
-- {{ printf "{%s, resourceNames: [%s], verbs: [patch]}" $where $.Values.settings.sovereign.proof.policy }}
+- {{ printf "{%s, resourceNames: [%s], verbs: [get, patch]}" $where $.Values.settings.sovereign.proof.policy }}
 {{- end }}
 {{- end -}}
 
@@ -118,6 +118,7 @@ apiGroups: [networking.k8s.io], resources: [networkpolicies]
 
 {{- define "cutover.rules.control" -}}
 {{ include "cutover.rules.audit" . }}
+{{ include "cutover.rules.plan" . }}
 - {apiGroups: [""], resources: [nodes], verbs: [watch]}
 - {apiGroups: [apps], resources: [daemonsets, deployments, statefulsets], verbs: [watch]}
 - {apiGroups: [batch], resources: [cronjobs], verbs: [watch]}
@@ -128,10 +129,16 @@ apiGroups: [networking.k8s.io], resources: [networkpolicies]
 - {apiGroups: [upgrade.cattle.io], resources: [plans], verbs: [watch]}
 {{- end -}}
 
+{{/* What a plan lists beyond an audit: what runs, and who made it. */}}
+{{- define "cutover.rules.plan" -}}
+- {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [list]}
+- {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], resourceNames: [imageconfigs.pkg.crossplane.io], verbs: [get]}
+{{- end -}}
+
 {{/* The API shows the plan and the audit, so it reads what they read; who asks is found out by TokenReview. */}}
 {{- define "cutover.rules.api" -}}
 {{ include "cutover.rules.audit" . }}
-- {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [list]}
-- {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list]}
+{{ include "cutover.rules.plan" . }}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 {{- end -}}
