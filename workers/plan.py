@@ -49,7 +49,7 @@ from workers.steps import (
 )
 from workers.steps.helmrepo_patches.packages import image_configs
 from workers.supply.pull_secrets import strips
-from workers.tethers import auths_of
+from workers.tethers import auths_of, login_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -268,7 +268,7 @@ async def _charts(world: World, ground: Ground, said: Preview) -> None:
         if (name := (obj["spec"].get("secretRef") or {}).get("name"))
     }
     for secret, new in strips(secrets, world.sovereign, referenced, {}):
-        gone = auths_of(secret).keys() - auths_of({"data": {".dockerconfigjson": new}}).keys()
+        gone = auths_of(secret).keys() - auths_of({"data": {login_key(secret): new}}).keys()
         said.add(f"Secret {'/'.join(key_of(secret))}", *(f"- login at {host}" for host in sorted(gone)))
 
 

@@ -17,6 +17,16 @@ from workers.sovereign import Sovereign
 
 Object = Mapping[str, Any]
 DOCKER_CONFIG = ".dockerconfigjson"
+DOCKER_CFG = ".dockercfg"
+"""The older spelling, which the kubelet reads too: the entries alone, under no `auths`."""
+MAKERS = {
+    "kustomize.toolkit.fluxcd.io/name": "Kustomization",
+    "helm.toolkit.fluxcd.io/name": "HelmRelease",
+    "meta.helm.sh/release-name": "Helm release",
+    "reflector.v1.k8s.emberstack.com/reflects": "Reflector from",
+    "replicator.v1.mittwald.de/replicated-from-version": "Replicator from version",
+}
+"""Label or annotation -> who writes a Secret. ExternalSecrets and SealedSecrets own theirs (ownerReferences)."""
 UNSPOKEN = frozenset({"apiVersion", "kind", "metadata", "status"})
 """Names of kinds and labels are no addresses; a status repeats what the spec says."""
 
@@ -100,7 +110,7 @@ def _in_strings(obj: Object, names: Names) -> Iterator[tuple[str, str]]:
 def _in_secret(obj: Object, names: Names) -> Iterator[tuple[str, str]]:
     for host in registry_hosts(obj):
         if names.foreign_registry(host):
-            yield f"{DOCKER_CONFIG}.auths[{host}]", host
+            yield f"{login_key(obj)}.auths[{host}]", host
 
 
 def strings(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -121,18 +131,41 @@ def registry_hosts(secret: Object) -> tuple[str, ...]:
     return tuple(host_of(entry) for entry in auths_of(secret))
 
 
+def login_key(secret: Object) -> str | None:
+    """The key of its data under which a pull secret keeps its logins; None for any other Secret."""
+    return next((key for key in (DOCKER_CONFIG, DOCKER_CFG) if key in (secret.get("data") or {})), None)
+
+
+def written_by(secret: Object) -> str:
+    """Who will write the Secret again, in words, as far as it says; empty when it does not."""
+    meta = secret["metadata"]
+    labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
+    makers = [f"{ref.get('kind')} {ref.get('name')}" for ref in meta.get("ownerReferences") or ()]
+    makers += [f"{kind} {name}" for key, kind in MAKERS.items() if (name := labels.get(key) or notes.get(key))]
+    return f" (made by {', '.join(makers)}: change it there too)" if makers else ""
+
+
 def auths_of(secret: Object) -> dict[str, Any]:
-    """The `auths` of a dockerconfigjson Secret, {} for any other. Raises ValueError when unreadable."""
-    encoded = (secret.get("data") or {}).get(DOCKER_CONFIG)
-    if encoded is None:
+    """The entries of a pull secret, {} for any other Secret. Raises ValueError when unreadable."""
+    key = login_key(secret)
+    if key is None:
         return {}
     try:
-        auths = json.loads(base64.b64decode(encoded, validate=True)).get("auths") or {}
-    except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"its {DOCKER_CONFIG} is not readable ({type(error).__name__})") from None
+        whole = json.loads(base64.b64decode(secret["data"][key], validate=True))
+        auths = (whole.get("auths") or {}) if key == DOCKER_CONFIG else whole
+    except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(f"its {key} is not readable ({type(error).__name__})") from None
     if not isinstance(auths, dict):
-        raise ValueError(f"its {DOCKER_CONFIG} has no mapping of auths")
+        raise ValueError(f"its {key} has no mapping of auths")
     return auths
+
+
+def with_auths(secret: Object, auths: Mapping[str, Any]) -> str:
+    """What a readable pull secret's key shall hold, so that it has these entries and all else as before."""
+    key = login_key(secret)
+    whole = json.loads(base64.b64decode(secret["data"][key]))
+    new = {**whole, "auths": dict(auths)} if key == DOCKER_CONFIG else dict(auths)
+    return base64.b64encode(json.dumps(new, separators=(",", ":")).encode()).decode()
 
 
 def host_of(entry: str) -> str:

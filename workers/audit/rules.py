@@ -22,7 +22,7 @@ from workers.needs import images
 from workers.sovereign import Sovereign
 from workers.supply.pull_secrets import strips
 from workers.supply.sources import DEFAULT_PACKAGE_HOST, resolved_locally
-from workers.tethers import Names, auths_of, host_of, strings
+from workers.tethers import Names, auths_of, host_of, login_key, strings
 
 ADDRESS = {
     "GitRepository": ("url",),
@@ -157,7 +157,7 @@ class Judge:
                 readable.append(secret)
         gone = {}
         for secret, new in strips(readable, self.sovereign, referenced, {}):
-            kept = auths_of({"data": {".dockerconfigjson": new}})
+            kept = auths_of({"data": {login_key(secret): new}})
             gone[key_of(secret)] = auths_of(secret).keys() - kept.keys()
         for secret in readable:
             for entry in auths_of(secret):

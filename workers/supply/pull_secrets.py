@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from workers.adapters.cluster_kinds import Object, key_of, name_of
 from workers.errors import Stuck
 from workers.sovereign import Login, Sovereign
-from workers.tethers import DOCKER_CONFIG, Names, auths_of, host_of
+from workers.tethers import DOCKER_CONFIG, Names, auths_of, host_of, login_key, with_auths
 
 Auths = Mapping[str, Any]
 
@@ -33,10 +33,10 @@ def lent(secrets: Iterable[Object], kept: Collection[tuple[str, str]], local: Au
     """(Secret, its new data) of those that sources keep referring to, with the login of local Harbor added."""
     found: list[tuple[Object, str]] = []
     for secret in secrets:
-        if key_of(secret) in kept and DOCKER_CONFIG in (secret.get("data") or {}):
+        if key_of(secret) in kept and login_key(secret):
             auths = _auths(secret)
             if any(auths.get(host) != login for host, login in local.items()):
-                found.append((secret, _with(secret, {**auths, **local})))
+                found.append((secret, with_auths(secret, {**auths, **local})))
     return found
 
 
@@ -69,7 +69,7 @@ def strips(
     """
     names = Names.of(sovereign)
     found: list[tuple[Object, str]] = []
-    readable = [(secret, _auths(secret)) for secret in secrets if DOCKER_CONFIG in (secret.get("data") or {})]
+    readable = [(secret, _auths(secret)) for secret in secrets if login_key(secret)]
     lent = [_login(v) for s, auths in readable if name_of(s) == sovereign.flux.pull_secret for v in auths.values()]
     for secret, auths in readable:
         theirs = name_of(secret) == sovereign.flux.pull_secret or key_of(secret) in referenced
@@ -84,7 +84,7 @@ def strips(
         if theirs:
             new = {**new, **local}
         if new != dict(auths):
-            found.append((secret, _with(secret, new)))
+            found.append((secret, with_auths(secret, new)))
     return found
 
 
@@ -103,11 +103,6 @@ def _login(value: Any) -> str:
         return str(value["auth"])
     plain = f"{value.get('username', '')}:{value.get('password', '')}"
     return base64.b64encode(plain.encode()).decode() if plain != ":" else f"?{id(value)}"
-
-
-def _with(secret: Object, auths: Auths) -> str:
-    whole = json.loads(base64.b64decode(secret["data"][DOCKER_CONFIG]))
-    return _encoded({**whole, "auths": auths})
 
 
 def _encoded(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
-from workers.tethers import Names, auths_of, in_object, registry_hosts, strings
+from workers.tethers import Names, auths_of, in_object, registry_hosts, strings, with_auths, written_by
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
 
@@ -98,6 +98,25 @@ def test_a_pull_secret_that_cannot_be_read_is_trouble_and_not_clean() -> None:
     with pytest.raises(ValueError, match="not readable"):
         in_object(secret, names())
     assert auths_of({"data": {"password": "x"}}) == {}
+
+
+def test_the_older_spelling_of_a_pull_secret_is_read_and_written_as_it_is() -> None:
+    encoded = base64.b64encode(b'{"https://ghcr.io/v2/": {"auth": "x"}}').decode()
+    secret = {"kind": "Secret", "metadata": {"name": "old"}, "data": {".dockercfg": encoded}}
+    (found,) = in_object(secret, names())
+    assert (found.path, found.names) == (".dockercfg.auths[ghcr.io]", "ghcr.io")
+    assert base64.b64decode(with_auths(secret, {"a": {}})) == b'{"a":{}}'
+    secret["data"] = {".dockercfg": base64.b64encode(b"[]").decode()}
+    with pytest.raises(ValueError, match=r"\.dockercfg has no mapping"):
+        auths_of(secret)
+
+
+def test_a_secret_says_who_makes_it_or_nobody_does() -> None:
+    meta = {"name": "s", "labels": {"kustomize.toolkit.fluxcd.io/name": "secrets"}}
+    notes = {"reflector.v1.k8s.emberstack.com/reflects": "flux-system/ghcr-pull"}
+    assert "Kustomization secrets" in written_by({"metadata": meta})
+    assert "Reflector from flux-system/ghcr-pull" in written_by({"metadata": {"annotations": notes}})
+    assert written_by({"metadata": {"name": "s"}}) == ""
 
 
 def test_every_string_is_walked_with_its_path() -> None:

@@ -103,6 +103,7 @@ async def run(order: Order, world: World, report: Report) -> SourcesPivoted:
         await reconcile(world, part.repo, commits[part.repo.key], again=changes > 0)
     after = await observe(world)
     await _look_again(world, after, public)
+    await logins.stay_gone(world, before, public, robot)
     in_git = sum(len(part.changes) for part in declared)
     done = Done(changes, in_git, patched, mapped, stripped)
     return SourcesPivoted(

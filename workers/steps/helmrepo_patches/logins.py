@@ -17,7 +17,7 @@ from workers.steps.helmrepo_patches.observed import FLUX_KINDS, Seen, observe
 from workers.steps.helmrepo_patches.sources import Plan, ca_secret, pinned, rendered_by
 from workers.supply.pull_secrets import Auths, Lent, entry, lent, pull_secret, strips
 from workers.supply.sources import address, local_address
-from workers.tethers import DOCKER_CONFIG
+from workers.tethers import login_key, written_by
 from workers.world import World
 
 
@@ -73,7 +73,7 @@ async def _lend(world: World, seen: Seen, login: Auths) -> int:
 
 async def _rewrite(world: World, secret: Object, data: str) -> None:
     meta = secret["metadata"]
-    body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {DOCKER_CONFIG: data}}
+    body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {login_key(secret): data}}
     await world.cluster.patch(SECRET, meta["name"], meta["namespace"], body)
 
 
@@ -97,10 +97,15 @@ async def strip(world: World, before: Seen, public: frozenset[str], robot: Lent)
     # Copies are known by what the original holds: it goes last, or a second try would not know them.
     await each([p for p in todo if name_of(p[0]) != original], lambda pair: _rewrite(world, *pair))
     await each([p for p in todo if name_of(p[0]) == original], lambda pair: _rewrite(world, *pair))
-    if left := await _strips(world, before, public, robot):
-        who = ", ".join("/".join(key_of(secret)) for secret, _ in left[:5])
-        raise Wait("PullSecretRestored", f"{who}: the mothership's entries came back after they were removed")
+    await stay_gone(world, before, public, robot)
     return len(todo)
+
+
+async def stay_gone(world: World, before: Seen, public: frozenset[str], robot: Lent) -> None:
+    """Raises Wait when an entry of the mothership's is there again: somebody who makes the Secret wrote it back."""
+    if left := await _strips(world, before, public, robot):
+        who = ", ".join(f"{'/'.join(key_of(secret))}{written_by(secret)}" for secret, _ in left[:5])
+        raise Wait("PullSecretRestored", f"{who}: the mothership's entries came back after they were removed")
 
 
 async def _pulled(world: World, robot: Lent) -> None:

@@ -7,10 +7,9 @@ which answers 401 even where anybody may pull. Its entry gets local Harbor's own
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from schemas.nodes import NodePlan
@@ -31,7 +30,7 @@ from workers.adapters.cluster_kinds import (
     key_of,
 )
 from workers.errors import Stuck, Wait
-from workers.tethers import DOCKER_CONFIG, auths_of, host_of
+from workers.tethers import auths_of, host_of, login_key, with_auths, written_by
 from workers.world import Report, World
 
 Key = tuple[str, str]
@@ -69,7 +68,7 @@ class Mend:
     hosts: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{'/'.join(key_of(self.secret))} ({', '.join(self.hosts)})"
+        return f"{'/'.join(key_of(self.secret))} ({', '.join(self.hosts)}){written_by(self.secret)}"
 
 
 def mends(
@@ -78,19 +77,30 @@ def mends(
     """Every used Secret with an entry for a mapped host that is not local Harbor's login. Raises Stuck."""
     found: list[Mend] = []
     for secret in secrets:
-        if key_of(secret) not in used or DOCKER_CONFIG not in (secret.get("data") or {}):
+        if key_of(secret) not in used or login_key(secret) is None:
             continue
         try:
             auths = auths_of(secret)
         except ValueError as error:
             raise Stuck("PullSecretUnreadable", f"Secret {'/'.join(key_of(secret))}: {error}") from None
         wrong = [entry for entry, login in auths.items() if host_of(entry) in hosts and login != dict(local)]
+        wrong += _behind_globs(auths, hosts)
         if wrong:
-            whole = json.loads(base64.b64decode(secret["data"][DOCKER_CONFIG]))
-            whole["auths"] = {**auths, **{entry: dict(local) for entry in wrong}}
-            text = base64.b64encode(json.dumps(whole, separators=(",", ":")).encode()).decode()
+            text = with_auths(secret, {**auths, **{entry: dict(local) for entry in wrong}})
             found.append(Mend(secret, text, tuple(sorted({host_of(entry) for entry in wrong}))))
     return found
+
+
+def _behind_globs(auths: Collection[str], hosts: Collection[str]) -> list[str]:
+    """Mapped hosts that only an entry like `*.io` fits: one of their own is asked for first (kubelet, keyring.go)."""
+    known = {host_of(entry) for entry in auths}
+    globs = [entry.split(".") for entry in known if "*" in entry]
+
+    def fits(host: str) -> bool:
+        parts = host.split(".")
+        return any(len(g) == len(parts) and all(map(fnmatchcase, parts, g)) for g in globs)
+
+    return sorted(host for host in hosts if host not in known and fits(host))
 
 
 async def mend(world: World, plan: NodePlan, report: Report) -> tuple[str, ...]:
@@ -99,7 +109,7 @@ async def mend(world: World, plan: NodePlan, report: Report) -> tuple[str, ...]:
     for each in todo:
         meta = each.secret["metadata"]
         await report(Progress(message=f"pull secret {each} gets local Harbor's login", percent=95))
-        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {DOCKER_CONFIG: each.data}}
+        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "data": {login_key(each.secret): each.data}}
         await world.cluster.patch(SECRET, meta["name"], meta["namespace"], body)
     if todo and (left := await look(world, plan)):
         who = ", ".join(map(str, left[:5]))

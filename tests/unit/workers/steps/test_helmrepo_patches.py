@@ -251,6 +251,14 @@ def test_the_mothership_s_credentials_go_in_every_namespace_and_under_every_name
     }
 
 
+def test_the_mothership_s_credentials_go_in_the_older_spelling_too() -> None:
+    old = {"metadata": {"name": "legacy", "namespace": "shop"}, "data": {}}
+    old["data"] = {".dockercfg": base64.b64encode(json.dumps({"ghcr.io": SHIP, "quay.io": OWN}).encode()).decode()}
+    found = strips([secret("ghcr-pull", "flux-system", {"ghcr.io": SHIP}), old], sovereign(), (), {})
+    ((_, data),) = [pair for pair in found if pair[0] is old]
+    assert json.loads(base64.b64decode(data)) == {"quay.io": OWN}
+
+
 def test_a_customer_s_own_login_upstream_is_no_tether_but_one_at_the_mothership_is() -> None:
     secrets = [
         secret("ghcr-pull", "flux-system", {"ghcr.io": SHIP}),

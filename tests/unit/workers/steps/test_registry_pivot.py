@@ -128,6 +128,31 @@ def test_only_entries_that_the_mirror_would_refuse_are_replaced_in_secrets_that_
         logins.mends([unreadable], keys, hosts, local)
 
 
+def test_the_older_spelling_of_a_pull_secret_is_mended_too() -> None:
+    local, vendor = {"username": "robot", "password": "r"}, {"username": "bot", "password": "v"}
+    text = base64.b64encode(json.dumps({"https://ghcr.io": vendor, "registry.acme.test": vendor}).encode()).decode()
+    old = {"metadata": {"name": "old", "namespace": "ns"}, "data": {".dockercfg": text}}
+    (mend,) = logins.mends([old], {("ns", "old")}, {"ghcr.io"}, local)
+    assert json.loads(base64.b64decode(mend.data)) == {"https://ghcr.io": local, "registry.acme.test": vendor}
+
+
+def test_an_entry_for_many_hosts_stays_and_the_mapped_host_gets_its_own_before_it() -> None:
+    local, theirs = {"username": "robot", "password": "r"}, {"username": "acme", "password": "a"}
+    used = pull_secret("used", **{"*.io": theirs, "*.aws": theirs})
+    (mend,) = logins.mends([used], {("ns", "used")}, {"ghcr.io", "public.ecr.aws", "registry.k8s.io"}, local)
+    new = json.loads(base64.b64decode(mend.data))["auths"]
+    assert new == {"*.io": theirs, "*.aws": theirs, "ghcr.io": local}
+    again = pull_secret("used", **new)
+    assert logins.mends([again], {("ns", "used")}, {"ghcr.io", "public.ecr.aws"}, local) == []
+
+
+def test_who_will_write_a_secret_again_is_named_with_it() -> None:
+    used = pull_secret("used", **{"ghcr.io": {"auth": "x"}})
+    used["metadata"]["ownerReferences"] = [{"kind": "ExternalSecret", "name": "vault-ghcr"}]
+    (mend,) = logins.mends([used], {("ns", "used")}, {"ghcr.io"}, {"username": "robot"})
+    assert str(mend) == "ns/used (ghcr.io) (made by ExternalSecret vault-ghcr: change it there too)"
+
+
 def test_pull_secrets_are_found_in_pods_templates_cron_jobs_and_service_accounts() -> None:
     spec = {"imagePullSecrets": [{"name": "s"}]}
     shapes: dict[str, dict[str, Any]] = {
