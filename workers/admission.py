@@ -20,7 +20,6 @@ from events.journal import Journal
 from events.log import Conflict, Emit, Entry, LogUnavailable
 from schemas import events as facts
 from workers.autofire.rule import Rule, armed, arming, disarming, why_not_arm
-from workers.lease import now
 from workers.scribe import Scribe
 
 log = logging.getLogger("cutover.admission")
@@ -62,7 +61,7 @@ async def _handle(
     while True:
         state = await journal.refresh()
         try:
-            refusal = await _serve(journal, scribe, state, delivery, data, event, rule, gate)
+            refusal = await _serve(stream, journal, scribe, state, delivery, data, event, rule, gate)
         except Conflict:
             continue
         if refusal is not None and refusal[0]:
@@ -73,6 +72,7 @@ async def _handle(
 
 
 async def _serve(
+    stream: JetStreamLog,
     journal: Journal,
     scribe: Scribe,
     state: State,
@@ -95,7 +95,7 @@ async def _serve(
         case facts.Login():
             refusal = why_not_arm(state, rule, data, event)
             if refusal is None:
-                fact = armed(rule, delivery.seq, delivery.stored_at, now(), event.authid or "")
+                fact = armed(rule, delivery.seq, delivery.stored_at, await stream.clock(), event.authid or "")
                 await journal.append(arming(scribe, fact, event), if_seq=state.seq)
                 log.info("auto-fire armed by the login of %s; it fires at %s", fact.operator, fact.fires_at)
         case _:

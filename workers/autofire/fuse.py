@@ -1,14 +1,15 @@
 """The fuse: waits out the grace period that the journal tells of, and begins the cutover. Any number may burn.
 
-It fires once, because `accepted` is appended by compare-and-set on the very state in which it was still pending: of
-two replicas, or of a replica and a cancel, the journal takes the first. It fires never before handover is sealed.
+The grace period is counted by the broker's clock, which stored the login: a machine whose own clock is ahead does not
+fire early. It fires once, because `accepted` is appended by compare-and-set on the very state in which it was still
+pending: of two replicas, or of a replica and a cancel, the journal takes the first. It fires never before handover is
+sealed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import anyio
 
@@ -27,6 +28,8 @@ from workers.scribe import Scribe
 log = logging.getLogger("cutover.autofire")
 AGAIN = 15.0
 """Seconds until handover, which nobody announces, is looked at once more."""
+
+SETTLE = 0.05  # seconds: a moment too late rather than one look too many
 
 Sealed = Callable[[], Awaitable[bool]]
 """Is handover sealed? Raises Wait or Stuck when that cannot be read: then nothing fires."""
@@ -62,8 +65,8 @@ class Fuse:
             why = "auto-fire was switched off"
             draft = disarming(self._scribe, fuse, self._scribe.source, why, None, None)
             await self._journal.append(draft, if_seq=state.seq)
-        elif (left := (fuse.fires_at - datetime.now(UTC)).total_seconds()) > 0:
-            await self._rest(left)
+        elif (left := (fuse.fires_at - await self._stream.clock()).total_seconds()) > 0:
+            await self._rest(left + SETTLE)
         elif (cancel := await self._cancel(fuse)) is not None:
             await self._end(fuse, *cancel)
         elif not await self._sealed():
