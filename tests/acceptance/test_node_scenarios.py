@@ -4,60 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from acceptance_scene import in_one_task
+from step_by_step import Grounds, grounds
 
 from events import flow
-from events.jetstream import JetStreamLog
-from sandbox.box import Box
 from sandbox.catalogue import HARBOR_HOST
 from sandbox.controllers.api import CONFIG_MAPS, SECRETS
 from sandbox.controllers.oci import docker_config
 from sandbox.nodes import first_boot
-from sandbox.scenarios import SCENARIOS, nodes, played
+from sandbox.scenarios import SCENARIOS, nodes, played, scenario
 from schemas.nodes import NodeReport
 from schemas.progress import Progress
 from schemas.results import NodesPivoted
-from workers.adapters.cluster import Cluster
 from workers.adapters.containerd import Containerd
-from workers.entrypoints import wiring
-from workers.entrypoints.settings import load
 from workers.errors import Trouble
-from workers.inbox import Inbox
 from workers.proof import pulls
 from workers.steps import registry_pivot as step4
 from workers.steps.registry_pivot import logins, waves
-from workers.world import Order, World
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 NAMES = [name for name, each in SCENARIOS.items() if each.step == nodes.STEP]
-PATIENCE = 4.0  # seconds for a node's answer, where one never comes
+PATIENCE = 6.0  # seconds for a node's answer, where one never comes
 
 
 @dataclass
-class Sovereign:
+class Sovereign(Grounds):
     """A box, mirrored up to step 3."""
 
-    box: Box
-    world: World
-    token: int = 100
-    said: list[Progress] = field(default_factory=list)
     last: NodesPivoted | None = None
-
-    async def report(self, progress: Progress) -> None:
-        self.said.append(progress)
 
     async def pivot(self, timeout: float = 30.0) -> NodesPivoted:
         """Step 4 alone, as a new attempt. Its plan is one that no node has ever held."""
-        self.token += 1
-        order = Order("run-1", nodes.STEP, self.token, self.token, datetime.now(UTC), {})
+        order = self.order(nodes.STEP)
         told = self.world.sovereign
         turned = self.token % len(told.upstreams)
         sovereign = told.model_copy(
@@ -82,11 +67,16 @@ class Sovereign:
         return ""
 
     async def first_day(self) -> None:
+        """No plan anywhere, agents that have never seen one, and the files of cloud-init."""
         self.said.clear()
+        kubelets = self.box.kubelets
+        for node in self.box.nodes:
+            kubelets.silence(node.name)
+        await asyncio.sleep(0.3)  # what an agent has begun on its disk it ends
         await self.box.api.delete(CONFIG_MAPS, *nodes.PLACE)
-        await asyncio.sleep(0.3)  # until the agents have seen that there is no plan
         for node in self.box.nodes:
             first_boot(node)
+            kubelets.wake(node.name)
 
     def leads_home(self, node: str) -> bool:
         """Every hosts.toml of a mapped host names local Harbor alone."""
@@ -94,42 +84,17 @@ class Sovereign:
         return text.count(f"https://{HARBOR_HOST}/v2/") == 2 and "openova.io" not in text
 
 
-class _Opened:
-    def __init__(self, directory: Path) -> None:
-        self._directory, self._stack = directory, AsyncExitStack()
-
-    async def __aenter__(self) -> Sovereign:
-        box = await self._stack.enter_async_context(Box.open(self._directory))
-        settings = load(box.settings_file)
-        stream = await self._stack.enter_async_context(JetStreamLog.open(settings.nats))
-        await stream.ensure()
-        api: Cluster = await self._stack.enter_async_context(wiring.cluster(settings))
-        inbox = Inbox(stream)
-        following = asyncio.create_task(inbox.follow())
-
-        async def follow_no_more() -> None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-
-        self._stack.push_async_callback(follow_no_more)
-        world = await self._stack.enter_async_context(wiring.world(settings, api, inbox))
-        found = Sovereign(box, world)
-        results: dict[str, Any] = {}
-        for number, step in enumerate(flow.STEPS[:3], 1):
-            order = Order("run-1", step.slug, 1, number, datetime.now(UTC), dict(results))
-            results[step.slug] = await wiring.bound(step.slug, world)(order, found.report)
-        return found
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+@asynccontextmanager
+async def mirrored(directory: Path) -> AsyncIterator[Sovereign]:
+    async with grounds(directory) as (box, world):
+        sovereign = Sovereign(box, world)
+        await sovereign.through([step.slug for step in flow.STEPS[:3]])
+        yield sovereign
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def sovereign(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sovereign]:
-    def opened() -> Any:
-        return _Opened(tmp_path_factory.mktemp("nodes"))
-
-    value, close = await in_one_task(opened)
+    value, close = await in_one_task(lambda: mirrored(tmp_path_factory.mktemp("nodes")))
     yield value
     await close()
 
@@ -168,7 +133,7 @@ async def test_a_node_that_joins_long_after_is_pivoted_without_any_worker(sovere
     await sovereign.pivot()
     await nodes.joins(sovereign.box)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while nodes.NEWCOMER not in await reports(sovereign) or not sovereign.leads_home(nodes.NEWCOMER):
                 await asyncio.sleep(0.05)
         assert (await reports(sovereign))[nodes.NEWCOMER].result == "v2"
@@ -224,10 +189,6 @@ def broken_files_stay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Containerd, "wanted", wanted)
 
 
-async def none(*_: Any) -> tuple[str, ...]:
-    return ()
-
-
 BY_PULLS = {"LocalPullFailed", "PullsStillUpstream"}
 GUARDS: list[tuple[str, Break, set[str]]] = [
     # Who is not heard is found out by the pulls: two guards in a row.
@@ -247,8 +208,13 @@ async def test_without_its_guard_the_verdict_would_be_another(
         assert await sovereign.verdict(name) in left
 
 
+async def none(*_: Any) -> tuple[str, ...]:
+    return ()
+
+
 async def test_a_refused_login_that_nobody_replaces_keeps_the_pod_from_starting(sovereign: Sovereign) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logins, "mend", none)
+        patch.setattr(scenario, "ACTED", 5.0)
         with pytest.raises(TimeoutError):
             await sovereign.verdict("ghcr-pull-secret-refused")

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import importlib
 import json
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from acceptance_scene import in_one_task
+from flux_scene import FIVE, GIT, SEVEN, SIX, Sovereign, git, prepared
 
-from events.jetstream import JetStreamLog
-from sandbox import seed
 from sandbox.box import Box
 from sandbox.catalogue import GITOPS_UPSTREAM
-from sandbox.controllers.oci import Credentials
-from sandbox.description import GHCR_USER, PULL_LOGIN
 from sandbox.faults import _harbor
-from sandbox.kube.api import Answer, Request
 from sandbox.scenarios import played
 from sandbox.scenarios.flux import FLUX, LOCAL, SCENARIOS, SOURCE, TENANT
-from schemas.progress import Progress
-from schemas.results import SourcesPivoted, StepResult
-from workers import flux, robot
+from schemas.results import SourcesPivoted
+from workers import flux
 from workers.adapters.cluster import (
     DEPLOYMENT,
     GIT_REPOSITORY,
@@ -38,183 +28,16 @@ from workers.adapters.cluster import (
     HELM_RELEASE,
     HELM_REPOSITORY,
     IMAGE_CONFIG,
-    KUSTOMIZATION,
-    POD,
     PROVIDER,
     SECRET,
-    Cluster,
     Object,
     key_of,
 )
 from workers.declared import reconcile
-from workers.entrypoints import wiring
-from workers.entrypoints.settings import load
-from workers.errors import Trouble, Wait
-from workers.inbox import Inbox
 from workers.steps import catalyst_api_env_patch as step7
 from workers.steps import flux_gitrepository_patch as step5
-from workers.world import Order, World
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
-GIT, FIVE, SIX, SEVEN = "gitea-mirror", "flux-gitrepository-patch", "helmrepo-patches", "catalyst-api-env-patch"
-BEFORE = (GIT, "harbor-projects", "harbor-prewarm", "registry-pivot")
-PIVOTS = (FIVE, SIX, SEVEN)
-WRITES = ("POST", "PUT", "PATCH", "DELETE")
-
-
-@dataclass
-class Sovereign:
-    """A box, cut over as far as a test needs it."""
-
-    box: Box
-    world: World
-    inbox: Inbox
-    results: dict[str, StepResult] = field(default_factory=dict)
-    token: int = 100
-    writes: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def cluster(self) -> Cluster:
-        return self.world.cluster
-
-    async def run(self, step: str, timeout: float = 60.0) -> StepResult:
-        """One attempt."""
-
-        async def report(_: Progress) -> None:
-            """Nobody looks."""
-
-        self.token += 1
-        sovereign = self.world.sovereign
-        patient = sovereign.model_copy(update={"flux": sovereign.flux.model_copy(update={"timeout": timeout})})
-        order = Order("run-1", step, self.token, self.token, datetime.now(UTC), dict(self.results))
-        module = importlib.import_module(f"workers.steps.{step.replace('-', '_')}")
-        async with asyncio.timeout(110):
-            result: StepResult = await module.run(order, replace(self.world, sovereign=patient), report)
-        self.results[step] = result
-        return result
-
-    async def done(self, step: str) -> StepResult:
-        """As the pool does: what waits is tried again."""
-        for _ in range(20):
-            try:
-                return await self.run(step)
-            except Wait:
-                await asyncio.sleep(0.3)
-        return await self.run(step)
-
-    async def before(self, step: str) -> None:
-        """Every step before this one has been done, and this one not since."""
-        if step in self.results:
-            await self.upstream_again()
-        for each in (*BEFORE, *PIVOTS):
-            if each == step:
-                return
-            if each not in self.results:
-                await self.done(each)
-
-    async def upstream_again(self) -> None:
-        """Flux follows the mothership as on the first day, and local Gitea has what upstream has."""
-        head = _git(str(self.box.sources.repository), "rev-parse", f"refs/heads/{self.box.sources.branch}")
-        gitea = str(self.box.directory / "gitea" / "repositories" / "openova" / "openova.git")
-        _git(gitea, "update-ref", "refs/heads/main", head)
-        pull = seed.pull_secret("ghcr-pull", FLUX, dict.fromkeys(seed.PULL_HOSTS, _login(self.box)))
-        await self.cluster.apply(SECRET, {"data": pull["data"], "type": pull["type"], "metadata": pull["metadata"]})
-        spec = {"url": GITOPS_UPSTREAM, "secretRef": None, "ignore": seed.IGNORE}
-        await self.cluster.patch(GIT_REPOSITORY, SOURCE, FLUX, {"spec": spec})
-        wanted: dict[reconcile.Key, str | None] = {(FLUX, SOURCE): head}
-        await reconcile.brought(self.cluster, GIT_REPOSITORY, wanted, 30, again=True)
-        await reconcile.applied(self.cluster, await self.cluster.list(KUSTOMIZATION), head, 60)
-        keys: dict[reconcile.Key, str | None] = {key_of(r): None for r in await self.cluster.list(HELM_RELEASE)}
-        await reconcile.brought(self.cluster, HELM_RELEASE, keys, 60, again=False)
-        for step in PIVOTS:
-            self.results.pop(step, None)
-
-    async def verdict(self, name: str, timeout: float = 60.0) -> str:
-        """The reason with which the scenario's step ends; empty when it succeeds. Nothing is left behind."""
-        scenario = SCENARIOS[name]
-        async with played(self.box, scenario):
-            return await self.reason(scenario.step, timeout)
-
-    async def reason(self, step: str, timeout: float = 60.0) -> str:
-        try:
-            await self.run(step, timeout)
-        except Trouble as error:
-            self.said = error.message
-            return error.reason
-        return ""
-
-    said: str = ""
-
-    async def untouched(self, step: str) -> None:
-        """A run of the step that writes nothing at all: no commit, no patch, no restart."""
-        head, pods = await self.head(), await self.uids(POD)
-        self.writes.clear()
-        again = await self.run(step)
-        assert (again.changes, again.summary[:13]) == (0, "nothing to do"), again.summary
-        assert +self.writes == Counter(), f"{step} writes when there is nothing to do"
-        assert await self.head() == head
-        assert await self.uids(POD) == pods
-
-    async def rotate(self, projects: list[str]) -> None:
-        """Step 2 does this whenever it runs."""
-        harbor = self.world.sovereign.harbor
-        fresh = await self.world.harbor.robot(harbor.robot, projects)
-        await robot.store(self.world, fresh)
-
-    async def head(self, branch: str = "main") -> str:
-        return _git(str(self.box.directory / "gitea/repositories/openova/openova.git"), "rev-parse", branch)
-
-    async def uids(self, kind: Any) -> set[str]:
-        return {o["metadata"]["uid"] for o in await self.cluster.list(kind)}
-
-    async def flux_runs_again(self) -> None:
-        await reconcile.applied(self.cluster, await self.cluster.list(KUSTOMIZATION), await self.head(), 60)
-
-
-def _login(box: Box) -> Credentials:
-    return Credentials(GHCR_USER, box.keyring.get(PULL_LOGIN))
-
-
-def _git(repository: str, *arguments: str) -> str:
-    done = subprocess.run(["git", f"--git-dir={repository}", *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-class prepared:
-    """A box up to the pivot, and every write of the workers to its API counted."""
-
-    def __init__(self, directory: Any) -> None:
-        self._directory, self._stack = directory, AsyncExitStack()
-
-    async def __aenter__(self) -> Sovereign:
-        box = await self._stack.enter_async_context(Box.open(self._directory))
-        settings = load(box.settings_file)
-        stream = await self._stack.enter_async_context(JetStreamLog.open(settings.nats))
-        await stream.ensure()
-        api = await self._stack.enter_async_context(wiring.cluster(settings))
-        inbox = Inbox(stream)
-        following = asyncio.create_task(inbox.follow())
-
-        async def follow_no_more() -> None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-
-        self._stack.push_async_callback(follow_no_more)
-        world = await self._stack.enter_async_context(wiring.world(settings, api, inbox))
-        found = Sovereign(box, world, inbox)
-        plain = box.kube.api.answer
-
-        def counted(request: Request) -> Answer:
-            if request.method in WRITES and request.agent.startswith(settings.sovereign.field_manager):
-                found.writes[f"{request.method} {request.path}"] += 1
-            return plain(request)
-
-        box.kube.api.answer = counted  # type: ignore[method-assign]
-        await found.before(FIVE)
-        return found
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -228,10 +51,6 @@ async def sovereign(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What keeps failing is called failed after a moment."""
     monkeypatch.setattr(reconcile, "GRACE", 1.0)
-
-
-def nothing(*_args: Any, **_more: Any) -> None:
-    """A check that was commented out."""
 
 
 Patch = pytest.MonkeyPatch
@@ -255,10 +74,10 @@ async def test_ready_of_before_is_not_ready_now(sovereign: Sovereign, monkeypatc
         assert source is not None
         assert (flux.condition(source, "Ready") or {})["status"] == "True"
         assert await sovereign.reason(FIVE, timeout=2.0) == SCENARIOS[name].verdict
-        assert "NotHandledYet" in sovereign.said
+        assert "NotHandledYet" in sovereign.why
         # Without the guard, Ready=True of the day before would do.
         monkeypatch.setattr(flux, "_judge", lambda obj, *_: flux.Verdict(flux.State.READY))
-        assert await sovereign.reason(FIVE, timeout=2.0) == ""
+        assert await sovereign.reason(FIVE) == ""
         sovereign.results.pop(FIVE)
 
 
@@ -266,7 +85,7 @@ async def test_a_source_that_somebody_writes_back_is_told_with_the_name_of_who_d
     await sovereign.upstream_again()
     name = "stranger-reverts"
     assert await sovereign.verdict(name, timeout=10.0) == SCENARIOS[name].verdict
-    assert "fleet-controller" in sovereign.said
+    assert "fleet-controller" in sovereign.why
 
 
 async def test_every_branch_that_is_followed_is_followed_here_and_gets_a_commit_of_its_own(
@@ -286,9 +105,7 @@ async def test_every_branch_that_is_followed_is_followed_here_and_gets_a_commit_
         charts = await sovereign.cluster.get(HELM_REPOSITORY, "acme-charts", TENANT)
         assert charts is not None
         assert charts["spec"]["url"] == "oci://harbor.sovereign.test/openova-io"
-        assert "acme" in _git(
-            str(sovereign.box.directory / "gitea/repositories/openova/openova.git"), "show", "--stat", "org-tenants"
-        )
+        assert "acme" in git(sovereign.gitea, "show", "--stat", "org-tenants")
         assert await sovereign.head() != main, "and the main branch has its own"
 
 
@@ -340,7 +157,7 @@ async def test_a_chart_that_only_a_cache_still_has_is_found_by_fetching_it(sover
     assert chart is not None
     assert (flux.condition(chart, "Ready") or {})["status"] == "True"
     assert await sovereign.verdict(name) == SCENARIOS[name].verdict
-    assert "bp-tempo" in sovereign.said
+    assert "bp-tempo" in sovereign.why
     pull = await sovereign.cluster.get(SECRET, "ghcr-pull", FLUX)
     assert registries(pull) == ["ghcr.io", "harbor.openova.io"], "credentials go last"
 
@@ -354,7 +171,7 @@ async def test_credentials_stay_until_every_pinned_chart_was_pulled_without_them
     await sovereign.cluster.create(HELM_RELEASE, {"metadata": {"name": "asleep", "namespace": FLUX}, "spec": spec})
     try:
         assert await sovereign.reason(SIX) == "ChartMissing"
-        assert "openova-io/bp-velero:9.9.9" in sovereign.said
+        assert "openova-io/bp-velero:9.9.9" in sovereign.why
         pull = await sovereign.cluster.get(SECRET, "ghcr-pull", FLUX)
         assert registries(pull) == ["ghcr.io", "harbor.openova.io"]
     finally:

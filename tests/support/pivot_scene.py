@@ -6,7 +6,6 @@ Ended means dead: from that call on nothing of the attempt reaches the outside a
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import json
 import subprocess
@@ -17,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from events.jetstream import JetStreamLog
+from step_by_step import world_of
+
 from sandbox.box import Box
 from sandbox.openova_slots import TEMPLATE, manifests
 from schemas.progress import Progress
@@ -36,7 +36,6 @@ from workers.adapters.yaml_edit import documents, remove
 from workers.entrypoints import wiring
 from workers.entrypoints.settings import load
 from workers.errors import Wait
-from workers.inbox import Inbox
 from workers.world import Order, World
 
 FLUX = "flux-system"
@@ -172,9 +171,8 @@ class Scene:
         self.attempts += 1
         self.fuse.arm(blow_after)
         order = Order("run-1", step, self.attempts, self.attempts, datetime.now(UTC), dict(self.results))
-        module = importlib.import_module(f"workers.steps.{step.replace('-', '_')}")
         try:
-            result: StepResult = await module.run(order, self.world, self._report)
+            result = await wiring.bound(step, self.world)(order, self._report)
         except BaseException:
             if self.fuse.blown:
                 return None
@@ -318,21 +316,17 @@ async def scene(directory: Path, timeout: float = 60) -> AsyncIterator[Scene]:
         flux = settings.sovereign.flux.model_copy(update={"timeout": timeout})
         settings = settings.model_copy(update={"sovereign": settings.sovereign.model_copy(update={"flux": flux})})
         fuse = Fuse()
-        async with (
-            JetStreamLog.open(settings.nats) as stream,
-            Fused.open(kubeconfig=settings.kubernetes.kubeconfig, field_manager="catalyst-cutover") as api,
-        ):
-            cast(Fused, api).fuse = fuse
-            inbox = Inbox(stream)
-            following = asyncio.create_task(inbox.follow())
-            try:
-                async with wiring.world(settings, api, inbox) as world:
-                    names = ("git", "gitea", "harbor", "registries", "nodes")
-                    outside = {name: Outside(getattr(world, name), fuse, name) for name in names}
-                    yield Scene(box, replace(world, **cast(Any, outside)), fuse)
-            finally:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+
+        @asynccontextmanager
+        async def fused() -> AsyncIterator[Cluster]:
+            async with Fused.open(kubeconfig=box.kubeconfig, field_manager="catalyst-cutover") as api:
+                cast(Fused, api).fuse = fuse
+                yield api
+
+        async with world_of(settings, fused) as world:
+            names = ("git", "gitea", "harbor", "registries", "nodes")
+            outside = {name: Outside(getattr(world, name), fuse, name) for name in names}
+            yield Scene(box, replace(world, **cast(Any, outside)), fuse)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

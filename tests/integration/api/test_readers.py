@@ -169,9 +169,10 @@ async def test_a_reader_too_slow_gets_the_newest_state_and_is_told_what_it_misse
         loop = asyncio.get_running_loop()
         with await slow(opened) as reader:
             last = await flood(opened, 4 * LAG)
-            readers = opened.server.config.app.state.readers  # type: ignore[union-attr]
-            async with asyncio.timeout(60):  # reading before that, it might never have been too slow
-                while not readers.lagged:
+            state = opened.server.config.app.state  # type: ignore[union-attr]
+            readers, feed = state.readers, state.front.feed
+            async with asyncio.timeout(60):  # reading before that, it might never be too slow
+                while feed.state.seq < last:
                     await asyncio.sleep(0.05)
             text = b""
             async with asyncio.timeout(60):
