@@ -47,7 +47,16 @@ PULL_SECRETS = Tether(5, "pull credentials", "kubelet, source-controller", "helm
 PACKAGES = Tether(6, "Crossplane package", "crossplane", "helmrepo-patches")
 IMAGES = Tether(7, "Catalyst image", "containerd", "harbor-prewarm and registry-pivot")
 SYSTEM = Tether(8, "operating system mirror", "apt, at first boot", "nothing: used once, when a node is made")
+AGENT = Tether(
+    7,
+    "node agent's image",
+    "containerd of a node that joins",
+    "nodeAgent.image.repository of the chart: the local copy",
+)
 OTHER = Tether(0, "other external host", "", "whoever owns it")
+PROXY = Tether(
+    0, "egress proxy", "whoever is told to use it", "whoever owns it: what is outside is not needed any more"
+)
 TETHERS = (GIT, MIRRORS, CHARTS, API, PULL_SECRETS, PACKAGES, IMAGES, SYSTEM)
 
 

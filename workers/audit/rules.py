@@ -111,6 +111,8 @@ class Judge:
             yield _found(kinds.OTHER, Severity.UNREADABLE, obj, "image", "not an image reference")
             return
         ours = self.names.in_text(image) is not None
+        if self.pivoted and self._is_agent(obj) and not self._local(host):
+            yield _found(kinds.AGENT, Severity.NOTICE, obj, f"image {image}", host)
         if self._local(host) or (self.pivoted and host in self.mirrored):
             return
         if ours:
@@ -118,6 +120,10 @@ class Judge:
         elif host not in {u.host for u in self.sovereign.upstreams}:
             yield _found(kinds.OTHER, self._third(host), obj, f"image {image}", host, "containerd")
         # An upstream that has a project here is the nodes' tether (2), which tells it once for each node.
+
+    def _is_agent(self, obj: Object) -> bool:
+        """A node that joins has the mirrors of its first day until its agent runs, so no mirror brings the agent."""
+        return obj.get("kind") == "DaemonSet" and key_of(obj)[0] == self.sovereign.nodes.namespace
 
     def _env(self, obj: Object, container: Object, config: Mapping[tuple[str, str], Object]) -> Iterator[Finding]:
         api = self.sovereign.catalyst_api

@@ -190,12 +190,13 @@ def agent_connection(ctx: click.Context) -> Callable[[Any], Any]:
 
         settings = settings_of(ctx)
         start_logging(settings)
-        say = logging.getLogger("cutover.node-agent").info
+        say, health = logging.getLogger("cutover.node-agent").info, Health()
         async with (
-            Health().at(settings.health.host, settings.health.port),
+            health.at(settings.health.host, settings.health.port),
             JetStreamLog.open(settings.nats, patient=True, say=say) as stream,
             wiring.cluster(settings) as cluster,
         ):
+            health.ready = lambda: None if stream.connected else "the broker is away"
 
             async def publish(report: NodeReport) -> None:
                 try:

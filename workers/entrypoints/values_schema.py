@@ -176,6 +176,7 @@ def values() -> Schema:
             {
                 "resources": RESOURCES, "registriesDir": text(r"^/[^\s]+$"), "certsDir": text(r"^/[^\s]+$"),
                 "priorityClassName": TEXT, "healthPort": PORT,
+                "image": thing({"repository": text(rf"^$|{IMAGE}")}),
             }
         ),
         "probes": thing(

@@ -10,12 +10,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import anyio
@@ -246,6 +248,49 @@ async def test_every_class_logs_in_with_what_it_is_told_and_the_log_outlives_the
     async with JetStreamLog.open(shipped.operator()) as operator:
         assert [entry.seq async for entry in operator.read(ALL)] == [seq]
     assert "iolation" not in (shipped.place / "nats.log").read_text()
+
+
+async def test_the_node_agent_as_its_pod_starts_it_is_ready_while_the_broker_hears_it(shipped: Shipped) -> None:
+    if shipped.login == "nkey":
+        pytest.skip("the same but for the login, which the tests above have tried")
+    shipped.settings("node-agent")
+    agent = next(o["spec"]["template"]["spec"]["containers"][0] for o in shipped.objects if o["kind"] == "DaemonSet")
+    port = free_port()
+    async with KubeApi.open(shipped.place / "kube", Clock()) as kube:
+        env = {
+            "PATH": os.environ["PATH"], "CUTOVER_CONFIG": str(shipped.place / "node-agent.yaml"),
+            "CUTOVER_HEALTH__PORT": str(port), "NODE_NAME": "node-1", "POD_NAMESPACE": "catalyst-cutover-nodes",
+            "CUTOVER_KUBERNETES__KUBECONFIG": str(kube.kubeconfig(shipped.place / "kubeconfig")),
+        }  # fmt: skip
+        assert set(env) > {v["name"] for v in agent["env"]} - {"TMPDIR", "POD_NAME"}
+        args = [str(shipped.place) if arg == "/host" else arg for arg in agent["args"]]
+        with (shipped.place / "agent.log").open("wb") as log:
+            command = [sys.executable, "-m", "workers.entrypoints.cli", *args]
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            await answered(port, 200)
+            await shipped.stop()
+            await answered(port, 503)
+        finally:
+            process.terminate()
+            await anyio.to_thread.run_sync(process.wait)
+
+
+async def answered(port: int, code: int) -> None:
+    """Once /readyz says so."""
+
+    def asked() -> int:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    with anyio.fail_after(90):
+        while await anyio.to_thread.run_sync(asked) != code:
+            await anyio.sleep(0.1)
 
 
 async def test_whoever_has_another_secret_is_not_let_in(shipped: Shipped) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sandbox import blueprint
 from sandbox.blueprint import CHART
 from workers.entrypoints import values_schema
 from workers.entrypoints.classes import CLASSES
+from workers.entrypoints.node_agent import containerd_at
 from workers.entrypoints.settings import Settings, load
 
 Object = dict[str, Any]
@@ -363,6 +365,39 @@ def test_the_node_agent_has_two_host_paths_and_one_power() -> None:
     context = agent["containers"][0]["securityContext"]
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
     assert (context["privileged"], agent.get("hostPID")) == (False, None)
+
+
+def agent_of(values: Object | None = None) -> Object:
+    return next(spec for obj, spec in pods(render(values)) if obj["kind"] == "DaemonSet")
+
+
+def test_the_node_agent_answers_the_kubelet_on_loopback_and_asks_the_clusters_dns() -> None:
+    agent = agent_of()
+    container = agent["containers"][0]
+    port = json.loads(told(render())["node-agent"])["health"]
+    assert port["host"] == "127.0.0.1"
+    for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"host": "127.0.0.1", "path": path, "port": port["port"]}
+    # In the node's own network the cluster's names resolve only so.
+    assert (agent["hostNetwork"], agent["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+
+
+def test_the_node_agent_finds_the_nodes_files_wherever_the_node_has_them() -> None:
+    agent = agent_of({"nodeAgent": {"registriesDir": "/opt/k3s", "certsDir": "/srv/k3s/agent/etc/containerd/certs.d"}})
+    paths = {v["name"]: v["hostPath"]["path"] for v in agent["volumes"] if "hostPath" in v}
+    assert paths == {"registries": "/opt/k3s", "certs": "/srv/k3s/agent/etc/containerd/certs.d"}
+    root = Path(next(a for f, a in pairwise(agent["containers"][0]["args"]) if f == "--host-root"))
+    mounted = {m["name"]: m["mountPath"] for m in agent["containers"][0]["volumeMounts"]}
+    sought = containerd_at(root)
+    assert (mounted["registries"], mounted["certs"]) == (str(sought.k3s), str(sought.certs))
+
+
+def test_the_node_agent_may_come_from_local_harbor_and_stays_the_same_to_the_byte() -> None:
+    local = "harbor.sovereign.test/proxy-ghcr/openova-io/catalyst-cutover"
+    objects = render({"nodeAgent": {"image": {"repository": local}}})
+    named = {o["kind"]: spec["containers"][0]["image"] for o, spec in pods(objects)}
+    assert named["DaemonSet"] == f"{local}@{DIGEST}"
+    assert named["Deployment"] == f"ghcr.io/openova-io/catalyst-cutover@{DIGEST}"
 
 
 @pytest.mark.parametrize("digest", ["", DIGEST.upper()])

@@ -79,6 +79,19 @@ def test_an_image_is_a_tether_until_every_node_asks_harbor_for_its_host() -> Non
     assert list(judge(pivoted=True).workload(image, {})) == []
 
 
+def test_once_the_nodes_are_pivoted_an_agent_that_a_new_node_must_fetch_from_outside_is_told() -> None:
+    def told(image: str, pivoted: bool = True, namespace: str = "catalyst-cutover-nodes") -> list[tuple[int, str]]:
+        spec = {"template": {"spec": {"containers": [{"name": "node-agent", "image": image}]}}}
+        agent = obj("DaemonSet", spec, "cutover-node-agent", namespace)
+        return [(f.tether, f.severity) for f in judge(pivoted).workload(agent, {})]
+
+    outside = "ghcr.io/openova-io/catalyst-cutover@sha256:" + "0" * 64
+    assert told(outside) == [(7, Severity.NOTICE)]
+    assert told(outside.replace("ghcr.io", "harbor.sov.test/proxy-ghcr")) == []
+    assert told(outside, namespace="elsewhere") == []
+    assert told(outside, pivoted=False) == [(7, Severity.TETHER)]
+
+
 def test_an_image_of_a_host_that_no_project_stands_in_for_leads_outside_whatever_the_nodes_hold() -> None:
     [found] = judge().workload(deployment("registry.example.org/team/app:1"), {})
     assert (found.tether, found.severity, found.host) == (0, Severity.EXTERNAL, "registry.example.org")
