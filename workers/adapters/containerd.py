@@ -72,20 +72,32 @@ def registries_yaml(plan: NodePlan, before: str) -> str:
         raise Stuck("BadRegistriesYaml", f"registries.yaml is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(known, dict) or any(not isinstance(known.get(k) or {}, dict) for k in ("mirrors", "configs")):
         raise Stuck("BadRegistriesYaml", "registries.yaml has no mapping of mirrors and configs; mend or remove it")
-    upstream = {m.host for m in plan.mirrors}
-    configs = {k: v for k, v in (known.get("configs") or {}).items() if k not in upstream}
+    upstream = upstream_names(plan)
+    # In place: the operator's own entries keep their comments, and keys that are not known here stay.
+    mirrors, configs = known.get("mirrors") or {}, known.get("configs") or {}
+    wanted = {m.host: {"endpoint": [m.endpoint]} for m in plan.mirrors}
+    for name in [n for n, v in mirrors.items() if n in upstream or _leads_to(_endpoints(v), upstream)]:
+        if mirrors[name] != wanted.get(name):
+            del mirrors[name]
+    for host, mirror in wanted.items():
+        mirrors.setdefault(host, mirror)
+    for name in [n for n in configs if n in upstream]:
+        del configs[name]
     if ca_file := ca_of(plan):
         local = dict(configs.get(plan.registry) or {})
         local["tls"] = {**(local.get("tls") or {}), "ca_file": ca_file}
         configs[plan.registry] = local
-    others = {k: v for k, v in (known.get("mirrors") or {}).items() if not _leads_to(_endpoints(v), upstream)}
-    mirrors = {**others, **{m.host: {"endpoint": [m.endpoint]} for m in plan.mirrors}}
-    document: dict[str, Any] = {"mirrors": mirrors}
-    if configs:
-        document["configs"] = configs
+    known["mirrors"] = mirrors
+    known.pop("configs", None) if not configs else known.update(configs=configs)
     text = StringIO()
-    yaml.dump(document, text)
+    yaml.dump(known, text)
     return text.getvalue()
+
+
+def upstream_names(plan: NodePlan) -> set[str]:
+    """Every mapped host, and what else people write for it."""
+    hosts = {m.host for m in plan.mirrors}
+    return hosts | ({"registry-1.docker.io", "index.docker.io"} if "docker.io" in hosts else set())
 
 
 def _endpoints(mirror: Any) -> list[str]:
@@ -120,7 +132,17 @@ def leads(text: str) -> list[str]:
     tables = found.get("host")
     if not isinstance(tables, dict) or not tables:
         raise ValueError("no [host] table")
-    return [*tables, *([str(found["server"])] if found.get("server") else [])]
+    return _tried(text)
+
+
+def _tried(text: str) -> list[str]:
+    """As `leads`, by any containerd: 2.x takes a file of `server` alone, which 1.7 ignores. None of what is no TOML."""
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return []
+    tables = found.get("host")
+    return [*(tables if isinstance(tables, dict) else ()), *([str(found["server"])] if found.get("server") else [])]
 
 
 def directory_of(host: str) -> str:
@@ -223,16 +245,13 @@ class Containerd:
     def _astray(self, plan: NodePlan) -> list[Path]:
         """Files that k3s made of mirrors that are gone now, `_default` above all, and that lead upstream still."""
         own = {directory_of(h) for h in (plan.registry, *(m.host for m in plan.mirrors))}
-        hosts = {m.host for m in plan.mirrors}
+        hosts = upstream_names(plan)
         found: list[Path] = []
         for name, text in self._hosts():
             if name in own or not (name == OTHERS or text.startswith(HEADER)):
                 continue
-            try:
-                if _leads_to(leads(text), hosts):
-                    found.append(self.certs / name / "hosts.toml")
-            except ValueError:
-                continue  # `ignored` tells of it
+            if _leads_to(_tried(text), hosts):
+                found.append(self.certs / name / "hosts.toml")
         return found
 
     def _kept(self) -> dict[str, Path]:

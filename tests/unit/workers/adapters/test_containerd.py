@@ -60,6 +60,63 @@ def test_registries_yaml_keeps_what_is_not_tied_upstream() -> None:
     assert registries_yaml(PLAN, registries_yaml(PLAN, BEFORE)) == registries_yaml(PLAN, BEFORE)
 
 
+def test_the_operators_own_words_in_registries_yaml_stay() -> None:
+    before = """\
+# Ours: ask the platform team.
+auths: {corp.test: {username: c}}
+mirrors:
+  registry.corp.test:  # the cache in the rack
+    endpoint: ["https://cache.corp.test"]
+  registry-1.docker.io: {endpoint: ["http://212.72.24.20:5000"]}
+  index.corp.test: {endpoint: ["https://registry-1.docker.io"]}
+"""
+    plan = PLAN.model_copy(update={"mirrors": (*PLAN.mirrors, Mirror(host="docker.io", endpoint=ENDPOINT))})
+    for text in (before, before.replace("\n", "\r\n"), "\ufeff" + before):
+        after = registries_yaml(plan, text)
+        assert "# Ours: ask the platform team." in after
+        assert "# the cache in the rack" in after
+        read = yaml.safe_load(after)
+        assert read["mirrors"].keys() == {"registry.corp.test", "ghcr.io", "docker.io"}
+        assert read["auths"] == {"corp.test": {"username": "c"}}
+        assert registries_yaml(plan, after) == after
+
+
+@pytest.mark.parametrize("before", ["", "# nothing yet\n", "mirrors:\nconfigs:\n", "mirrors: {}\n", "---\n", "null\n"])
+def test_a_registries_yaml_that_says_nothing_is_no_trouble(before: str) -> None:
+    read = yaml.safe_load(registries_yaml(PLAN, before))
+    assert read["mirrors"] == {"ghcr.io": {"endpoint": [ENDPOINT]}}
+    assert read["configs"] == {"harbor.sovereign.test": {"tls": {"ca_file": "/etc/ca.crt"}}}
+
+
+def test_an_anchor_of_an_entry_that_goes_keeps_its_meaning_where_it_is_used() -> None:
+    before = 'mirrors:\n  ghcr.io: &c {endpoint: ["https://cache.corp.test"]}\n  corp.test: *c\n  <<: {x.test: *c}\n'
+    read = yaml.safe_load(registries_yaml(PLAN, before))
+    assert read["mirrors"]["corp.test"] == {"endpoint": ["https://cache.corp.test"]}
+    assert read["mirrors"]["ghcr.io"] == {"endpoint": [ENDPOINT]}
+
+
+def test_two_hosts_that_share_a_folder_by_a_link_are_told_and_all_is_as_before(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    (node.certs / "shared").mkdir(parents=True)
+    (node.certs / "shared/hosts.toml").write_text('[host."https://a.test"]\n')
+    (node.certs / "ghcr.io").symlink_to("shared")
+    (node.certs / "harbor.sovereign.test").symlink_to("shared")
+    with pytest.raises(Stuck, match=r"NodeFileNotKept.*hosts\.toml"):
+        node.write(PLAN)
+    assert (node.certs / "shared/hosts.toml").read_text() == '[host."https://a.test"]\n'
+    assert not node.pending
+
+
+def test_a_link_that_leads_nowhere_is_trouble_and_nothing_is_left_half_done(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    node.certs.mkdir()
+    (node.certs / "ghcr.io").symlink_to("gone")
+    with pytest.raises(OSError, match="Not a directory"):
+        node.write(PLAN)
+    assert [p.name for p in node.certs.iterdir()] == ["ghcr.io"]
+    assert not node.pending
+
+
 def test_the_files_of_before_are_kept_once(tmp_path: Path) -> None:
     node = files(tmp_path)
     node.k3s.mkdir()
@@ -128,6 +185,11 @@ def test_what_k3s_made_for_all_other_hosts_goes_when_it_leads_upstream(tmp_path:
     assert {p.name for p in node.certs.iterdir()} == {"ghcr.io", "harbor.sovereign.test", "by-hand.test"}
     node.undo()
     assert {p.name for p in node.certs.iterdir()} == {"_default", "old.test", "by-hand.test"}
+    # containerd 2 goes where `server` alone leads; 1.7 ignores such a file.
+    (node.certs / "_default/hosts.toml").write_text('server = "https://ghcr.io"\n')
+    node.begin(PLAN)
+    assert not (node.certs / "_default").exists()
+    node.undo()
     (node.certs / "_default/hosts.toml").write_text(corp)
     node.write(PLAN)
     assert (node.certs / "_default/hosts.toml").read_text() == corp
