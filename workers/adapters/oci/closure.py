@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workers.adapters.oci.gather import each
-from workers.adapters.oci.manifest import Descriptor, Manifest
+from workers.adapters.oci.manifest import BadManifest, Descriptor, Manifest
 from workers.adapters.oci.registry import Source
 from workers.adapters.oci.trouble import Denied, Missing
 
@@ -56,6 +56,10 @@ async def read(source: Source, reference: str, tag: str, *, followed: bool = Tru
         # Harbor joins a signature to its subject only when that is there already; without one, the tag will do.
         del parts[top.digest]
     ordered = (*parts.values(), Part(top, (tag,)))
+    for part in ordered:
+        if hosts := part.manifest.elsewhere:
+            said = f"layers that only {', '.join(hosts)} has (urls): they are not kept, and pulls still go there"
+            notices.append(f"{source}@{part.manifest.digest} has {said}")
     blobs = tuple(dict.fromkeys(b for part in ordered for b in part.manifest.blobs))
     return Closure(top.digest, ordered, tuple(dict.fromkeys(notices)), blobs)
 
@@ -66,6 +70,7 @@ async def _tree(source: Source, manifest: Manifest) -> list[Manifest]:
     async def child(descriptor: Descriptor) -> list[Manifest]:
         return await _tree(source, await source.registry.manifest(source.repository, descriptor.digest))
 
+    _ = manifest.blobs  # what is no manifest is told here, where it is known whose it is
     below = await each(manifest.children, AT_ONCE, child)
     return [m for branch in below for m in branch] + [manifest]
 
@@ -90,17 +95,22 @@ async def _about(source: Source, digest: str, notices: list[str]) -> list[Part]:
         for referrer in await registry.referrers(repository, digest):
             try:
                 tree = await _tree(source, await registry.manifest(repository, referrer.digest))
-            except Missing as missing:
-                notices.append(f"{source}@{digest} lists a referrer that is not there: {missing}")
+            except (Missing, BadManifest) as trouble:
+                notices.append(f"{source}@{digest} lists a referrer that cannot be kept: {trouble}")
                 continue
             found += [Part(m) for m in tree]
         tags = [f"{digest.replace(':', '-')}.{suffix}" for suffix in COSIGN]
         for tag, named in zip(
             tags, await each(tags, len(tags), lambda t: registry.resolve(repository, t)), strict=True
         ):
-            if named is not None:
+            if named is None:
+                continue
+            try:
                 tree = await _tree(source, await registry.manifest(repository, tag))
-                found += [*(Part(m) for m in tree[:-1]), Part(tree[-1], (tag,))]
+            except BadManifest as trouble:
+                notices.append(f"{source}:{tag} cannot be kept: {trouble}")
+                continue
+            found += [*(Part(m) for m in tree[:-1]), Part(tree[-1], (tag,))]
     except Denied as denied:
         notices.append(f"signatures and referrers in {source} could not be read: {denied}")
     return found

@@ -24,7 +24,7 @@ from workers.adapters.oci.gather import Room, each
 from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import Origin
 from workers.adapters.oci.registry import Registry, Source
-from workers.adapters.oci.trouble import Missing, Unavailable, WireTrouble, WrongBytes
+from workers.adapters.oci.trouble import Denied, Missing, Refused, Unavailable, WireTrouble, WrongBytes
 from workers.errors import Stuck, Wait
 
 Chain = Callable[[Wanted], Sequence[tuple[Origin, Source]]]
@@ -259,7 +259,11 @@ class Copier:
     async def _mounted(self, wanted: Wanted, blob: Descriptor, home: str) -> bool:
         """From another local repository: mounted, or copied inside Harbor where mounting is refused."""
         try:
-            if not await self._local.mount(wanted.repository, blob, home):
+            try:
+                mounted = await self._local.mount(wanted.repository, blob, home)
+            except (Denied, Refused):
+                mounted = False  # mounting alone is refused, perhaps: sending it will tell
+            if not mounted:
                 source = Source(self._local, home)
                 await self._local.put_blob(wanted.repository, blob, source, lambda passed: None)
         except Missing:

@@ -134,7 +134,7 @@ class Registries:
             source = self._source(origin)
             try:
                 found = await source.registry.resolve(source.repository, reference.pin)
-            except WireTrouble as trouble:
+            except (WireTrouble, BadManifest) as trouble:
                 raise Wait("UpstreamUnreadable", f"{image}: {trouble}") from trouble
             if found:
                 break

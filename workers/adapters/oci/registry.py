@@ -8,9 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import aiohttp
 import anyio
+from yarl import URL
 
-from workers.adapters.oci.manifest import ACCEPT, OCI_INDEX, Descriptor, Manifest, listed
+from workers.adapters.oci.manifest import ACCEPT, OCI_INDEX, BadManifest, Descriptor, Manifest, listed, typed
 from workers.adapters.oci.trouble import (
     Missing,
     Patience,
@@ -23,6 +25,9 @@ from workers.adapters.oci.trouble import (
 from workers.adapters.oci.wire import Wire
 
 CHUNK = 256 * 1024
+LARGEST = 16 * 2**20
+"""Bytes of a manifest; registries take 4 MiB (distribution spec, "Pushing Manifests")."""
+PAGES = 100
 FAREWELL = 2.0  # seconds to take a half upload back, when the copy is being cancelled too
 Heard = Callable[[int], None]
 """Told how many bytes of a blob have passed in this attempt; 0 when one begins."""
@@ -57,7 +62,7 @@ class Registry:
     async def resolve(self, repository: str, reference: str) -> str | None:
         """The digest that a tag or digest names now; None when the registry does not have it.
 
-        By HEAD, which Docker Hub does not count. Without the header (old registries) the body is hashed.
+        By HEAD, which Docker Hub does not count. Without the header or HEAD (old registries) the body is hashed.
         """
 
         async def ask() -> str | None:
@@ -71,9 +76,16 @@ class Registry:
                     return response.headers.get("Docker-Content-Digest", "")
             except Missing:
                 return None
+            except Refused:
+                return ""  # it has no HEAD (405): the body tells
 
         digest = await patiently(self._patience, ask)
-        return digest if digest != "" else (await self.manifest(repository, reference)).digest
+        if digest != "":
+            return digest
+        try:
+            return (await self.manifest(repository, reference)).digest
+        except Missing:
+            return None
 
     async def remaining(self, repository: str, reference: str) -> int | None:
         """How many manifests the registry still gives us in its window; None when it sets no limit.
@@ -90,7 +102,10 @@ class Registry:
         return int(said) if said.isdigit() else None
 
     async def manifest(self, repository: str, reference: str) -> Manifest:
-        """The manifest, byte for byte. Raises Missing; WrongBytes when it is not the digest that was asked."""
+        """The manifest, byte for byte. Raises Missing; WrongBytes when it is not the digest that was asked.
+
+        Raises BadManifest for what is too large to be one, or of schema version 1.
+        """
 
         async def ask() -> Manifest:
             async with self._wire.call(
@@ -99,7 +114,7 @@ class Registry:
                 scope=_pull(repository),
                 headers={"Accept": ACCEPT},
             ) as response:
-                found = Manifest(await response.read(), response.content_type)
+                found = typed(await _whole(response, f"{self.name}/{repository}:{reference}"), response.content_type)
                 claimed = response.headers.get("Docker-Content-Digest", found.digest)
             wanted = reference if reference.startswith("sha256:") else claimed
             if found.digest != wanted:
@@ -161,8 +176,11 @@ class Registry:
                     trouble.reading = trouble.spent = True
                     raise
             except WireTrouble as trouble:
+                if done and isinstance(trouble, Refused):
+                    # 416: it has no more than what came. Begun again, all of it is read and hashed.
+                    trouble = WrongBytes(f"{said}: ends after {done} of {blob.size} bytes: {trouble}")
                 trouble.reading = True
-                raise
+                raise trouble
             await anyio.sleep(pause)
             attempt += 1
 
@@ -190,28 +208,35 @@ class Registry:
         async def ask() -> str | None:
             path = f"v2/{repository}/blobs/{blob.digest}"
             async with self._wire.call("HEAD", path, scope=_pull(repository), redirects=False) as response:
-                return urlsplit(response.headers["Location"]).hostname if 300 <= response.status < 400 else None
+                location = response.headers.get("Location", "")
+                return urlsplit(location).hostname if 300 <= response.status < 400 else None
 
         return await patiently(self._patience, ask)
 
     async def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
         """Manifests that name this one as `subject`. Where the API is not served, the tag schema is asked."""
 
-        async def ask() -> tuple[Descriptor, ...]:
-            async with self._wire.call(
-                "GET",
-                f"v2/{repository}/referrers/{digest}",
-                scope=_pull(repository),
-                headers={"Accept": OCI_INDEX},
-            ) as response:
-                return listed(await response.read())
+        path: str | None = f"v2/{repository}/referrers/{digest}"
 
-        if self._lists_referrers:
-            try:
-                return await patiently(self._patience, ask)
-            except (Missing, Refused):
-                self._lists_referrers = False  # 404: the API is not served (spec 1.1); not asked again
-        return await self._tagged_referrers(repository, digest)
+        async def ask() -> tuple[tuple[Descriptor, ...], str | None]:
+            async with self._wire.call(
+                "GET", path or "", scope=_pull(repository), headers={"Accept": OCI_INDEX}
+            ) as response:
+                more = response.links.get("next")
+                found = listed(await _whole(response, f"{self.name}/{path}"))
+                return found, URL(str(more["url"])).raw_path_qs if more else None
+
+        found: dict[Descriptor, None] = {}
+        try:
+            for _ in range(PAGES if self._lists_referrers else 0):
+                page, path = await patiently(self._patience, ask)
+                found |= dict.fromkeys(page)
+                if path is None:
+                    return tuple(found)
+        except (Missing, Refused, BadManifest):
+            # 404, or something that is no list: the API is not served (spec 1.1); not asked again.
+            self._lists_referrers = False
+        return (*found, *await self._tagged_referrers(repository, digest))
 
     async def _tagged_referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
         """Spec 1.1, "Referrers Tag Schema": an index under the digest with a dash."""
@@ -321,6 +346,16 @@ class Registry:
                 pass
         except WireTrouble:
             return
+
+
+async def _whole(response: aiohttp.ClientResponse, said: str) -> bytes:
+    """The body, which is in memory. Raises BadManifest when it is too large for that."""
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK):
+        content += chunk
+        if len(content) > LARGEST:
+            raise BadManifest(f"{said} is larger than {LARGEST} bytes")
+    return bytes(content)
 
 
 def _pull(repository: str) -> str:
