@@ -8,21 +8,21 @@ for it comes only after name, TLS, token service and the project's visibility ha
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from schemas.nodes import Mirror, NodePlan
+from workers.adapters.oci.challenge import BadChallenge, Challenge, preferred, read_most, token_of
 from workers.errors import Stuck, Wait
 
 Wire = Callable[[str], Awaitable[str]]
 """host[:port] -> base URL to use for it on the wire; the sandbox has one."""
 TIMEOUT = aiohttp.ClientTimeout(total=15.0, connect=5.0)
 ASKED = "cutover-node-probe/manifests/none"
-PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 async def probe(plan: NodePlan, wire: Wire | None = None, *, ca: str | None = None) -> None:
@@ -47,27 +47,29 @@ class _Asker:
         """The mirror's project can be read by anybody; a bare registry only has to answer."""
         project = urlsplit(mirror.endpoint).path.removeprefix("/v2").strip("/")
         url = f"{mirror.endpoint.rstrip('/')}/{ASKED}" if project else f"{mirror.endpoint.rstrip('/')}/"
-        status, challenge = await self._get(url, "")
-        if status == 401 and project and challenge.lower().startswith("bearer"):
-            status, _ = await self._get(url, await self._token(challenge, f"{project}/{ASKED.partition('/')[0]}"))
+        status, challenge, _ = await self._get(url, "")
+        if status == 401 and project and challenge is not None and challenge.scheme == "bearer":
+            token = await self._token(challenge, f"{project}/{ASKED.partition('/')[0]}")
+            status, _, _ = await self._get(url, token)
         if status >= 500:
             raise Wait("LocalRegistryFails", f"{url} answers {status}")
         if status not in ((200, 404) if project else (200, 401, 404)):
             raise Stuck("LocalRegistryRefuses", f"{url} answers {status} to a node that asks as anybody")
 
-    async def _token(self, challenge: str, repository: str) -> str:
-        asked = dict(PARAMETER.findall(challenge))
-        scope = asked.get("scope") or f"repository:{repository}:pull"
-        query = urlencode({"service": asked.get("service", ""), "scope": scope})
-        status, body = await self._get(f"{asked.get('realm', '')}?{query}", "", body=True)
-        if status != 200:
-            raise Stuck("LocalRegistryRefuses", f"its token service {asked.get('realm')} answers {status}")
-        # Only the two names of the spec; nothing of it is ever shown.
-        found = re.search(r'"(?:access_)?token"\s*:\s*"([^"]+)"', body)
-        return f"Bearer {found[1]}" if found else ""
+    async def _token(self, challenge: Challenge, repository: str) -> str:
+        """As containerd asks: for what it wants, and for what the challenge says beside it."""
+        try:
+            where = challenge.asking([f"repository:{repository}:pull", challenge.parameters.get("scope", "")])
+            status, _, body = await self._get(str(where), "", body=True)
+            if status == 200:
+                return token_of(body).authorization
+        except BadChallenge as error:
+            raise Stuck("LocalRegistryRefuses", f"a token for {repository}: {error}") from None
+        said = f"its token service {challenge.realm} answers {status}"
+        raise Wait("LocalRegistryFails", said) if status >= 500 else Stuck("LocalRegistryRefuses", said)
 
-    async def _get(self, url: str, authorization: str, *, body: bool = False) -> tuple[int, str]:
-        """Status, and the challenge or the body."""
+    async def _get(self, url: str, authorization: str, *, body: bool = False) -> tuple[int, Challenge | None, bytes]:
+        """Status, the challenge to answer, and the body when it is wanted."""
         parts = urlsplit(url)
         target, headers = url, {"Accept": "*/*"}
         if authorization:
@@ -77,9 +79,10 @@ class _Asker:
             if self._wire is not None:
                 target = await self._wire(parts.netloc) + parts.path + (f"?{parts.query}" if parts.query else "")
                 headers["Host"] = parts.netloc
-            async with self._session.get(target, headers=headers, allow_redirects=False) as answer:
-                text = (await answer.read()).decode(errors="replace") if body else ""
-                return answer.status, text if body else answer.headers.get("WWW-Authenticate", "")
+            # As it is written: parameters of a token's query are quoted already.
+            async with self._session.get(URL(target, encoded=True), headers=headers, allow_redirects=False) as answer:
+                content = await read_most(answer.content) if body else b""
+                return answer.status, preferred(answer.headers.getall("WWW-Authenticate", ())), content
         except (aiohttp.ClientError, TimeoutError, OSError, LookupError, asyncio.IncompleteReadError) as error:
             words = str(error) or "no answer in time"
             raise Wait("LocalRegistryAway", f"{plain}: {type(error).__name__}: {words}"[:300]) from error

@@ -6,18 +6,16 @@ that had no certificate yet, which then could not be fetched from there either (
 
 from __future__ import annotations
 
-import re
 import ssl
 
 import aiohttp
-import orjson
 from yarl import URL
 
+from workers.adapters.oci.challenge import BadChallenge, basic, preferred, read_most, token_of
 from workers.errors import Stuck, Wait
 from workers.sovereign import Harbor, Login
 
 LIMITS = aiohttp.ClientTimeout(total=15, sock_connect=5)
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 async def ready(harbor: Harbor, login: Login | None, repository: str) -> None:
@@ -29,6 +27,8 @@ async def ready(harbor: Harbor, login: Login | None, repository: str) -> None:
     async with aiohttp.ClientSession(timeout=LIMITS, cookie_jar=aiohttp.DummyCookieJar()) as http:
         try:
             await _ask(http, harbor, login, repository)
+        except BadChallenge as error:
+            raise _not_ready(harbor, str(error)) from None
         except aiohttp.ClientConnectorCertificateError as error:
             why = error.certificate_error
             raise _not_ready(harbor, f"its certificate is not trusted: {why}") from error
@@ -45,18 +45,17 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None,
             return
         if answer.status != 401:
             raise _not_ready(harbor, f"GET /v2/ is answered with {answer.status}, by a gateway or another server")
-        kind, _, said = answer.headers.get("WWW-Authenticate", "").partition(" ")
-    if kind.lower() != "bearer":
-        raise _not_ready(harbor, f"its challenge is {kind or 'empty'}, not Bearer: is it Harbor?")
-    asked = dict(_PARAMETER.findall(said))
-    realm = URL(asked.get("realm", ""))
+        asked = preferred(answer.headers.getall("WWW-Authenticate", ()))
+    if asked is None or asked.scheme != "bearer":
+        raise _not_ready(harbor, f"its challenge is {asked.scheme if asked else 'empty'}, not Bearer: is it Harbor?")
+    realm = asked.realm
     # What readers are sent to must be what they can reach: the name that they asked for.
     if realm.host != harbor.host.partition(":")[0]:
         message = f"Harbor sends readers to {realm} for tokens, a name that nodes cannot be expected to resolve; "
         raise Stuck("TokenRealm", f"{message}set its externalURL to {harbor.scheme}://{harbor.host}")
-    query = {"service": asked.get("service", ""), "scope": f"repository:{repository}:pull"}
-    signed = {**host, **({"Authorization": _basic(login)} if login else {})}
-    async with http.get(base.join(realm.relative()), params=query, headers=signed, ssl=trust) as answer:
+    where = base.join(asked.asking([f"repository:{repository}:pull"]).relative())
+    signed = {**host, **({"Authorization": basic(login)} if login else {})}
+    async with http.get(where, headers=signed, ssl=trust) as answer:
         if answer.status in (401, 403):
             if login is None:
                 raise _not_ready(harbor, f"its token service refuses anybody ({answer.status}), and nodes are anybody")
@@ -64,16 +63,7 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None,
             raise Stuck("RobotRefused", message)
         if answer.status != 200:
             raise _not_ready(harbor, f"its token service answers with {answer.status}")
-        try:
-            body = orjson.loads(await answer.read())
-        except orjson.JSONDecodeError as error:
-            raise _not_ready(harbor, "its token service answers with something that is no token") from error
-    if not (body.get("token") or body.get("access_token")):
-        raise _not_ready(harbor, "its token service gives no token")
-
-
-def _basic(login: Login) -> str:
-    return str(aiohttp.encode_basic_auth(login.username, login.password().get_secret_value()))
+        token_of(await read_most(answer.content))
 
 
 def _trust(harbor: Harbor) -> ssl.SSLContext | bool:

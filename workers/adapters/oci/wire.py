@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import errno
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,11 +15,11 @@ import anyio
 import orjson
 from yarl import URL
 
+from workers.adapters.oci.challenge import BadChallenge, Challenge, Token, basic, kin, preferred, read_most, token_of
 from workers.adapters.oci.pace import Pace
 from workers.adapters.oci.trouble import NO_SPACE, Denied, Missing, Refused, Unavailable, retry_after
 from workers.sovereign import Login
 
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _EARLY = 10.0  # seconds before its end at which a token is no longer used
 LONGEST = 20.0  # seconds that a registry may keep all requests back; what is longer is the pool's to wait for
 
@@ -43,7 +41,7 @@ class Wire:
         self._eager = eager
         self._tokens: dict[str, tuple[str, float]] = {}
         self._asking: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
-        self._service: tuple[URL, str] | None = None
+        self._service: Challenge | None = None
         """Where tokens are had, once a challenge has said so."""
         self.pace = Pace()
 
@@ -69,13 +67,14 @@ class Wire:
         turn = self.pace.turn() if method in ("GET", "HEAD") else self.pace.pause()
         try:
             async with turn:
-                authorization = await self._ready(scope)
+                ours = self._ours(url)
+                authorization = await self._ready(scope) if ours else None
                 for last in (False, True):
                     fields = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
                     async with self._http.request(
                         method, url, headers=fields, data=data, allow_redirects=redirects
                     ) as response:
-                        if response.status == 401 and not last and data is None:
+                        if response.status == 401 and ours and not last and data is None:
                             authorization = await self._authorize(response, scope, authorization)
                             continue
                         await self._judge(response, said, scope, sent=data is not None)
@@ -102,6 +101,12 @@ class Wire:
         url = self._base.join(URL(path, encoded=True))
         return url.update_query(params) if params else url
 
+    def _ours(self, url: URL) -> bool:
+        """May it be told who asks? An upload's Location may lead to a store that is somebody else's."""
+        own = (self._base.host, URL(f"//{self.name}").host)
+        plain = self._base.scheme == "https" and url.scheme != "https"
+        return not plain and any(kin(str(url.host), host) for host in own if host)
+
     def ready(self, scope: str) -> bool:
         """Whether a request with a body can be sent now: a body is not sent twice."""
         return self._standing(scope) is not None
@@ -118,8 +123,7 @@ class Wire:
     def _basic(self) -> str | None:
         if self._login is None:
             return None
-        pair = f"{self._login.username}:{self._login.password().get_secret_value()}"
-        return "Basic " + base64.b64encode(pair.encode()).decode()
+        return basic(self._login)
 
     async def _ready(self, scope: str) -> str | None:
         """What goes with the request; a token is asked for at once where it is known that one is wanted."""
@@ -130,13 +134,11 @@ class Wire:
 
     async def _authorize(self, response: aiohttp.ClientResponse, scope: str, refused: str | None) -> str | None:
         """Answer the challenge of a 401 (distribution/spec/auth/token). None when there is nothing to answer."""
-        challenge = response.headers.get("WWW-Authenticate", "")
-        kind = challenge.partition(" ")[0].lower()
-        if kind != "bearer":
-            return self._basic() if kind == "basic" else None
-        said = dict(_PARAMETER.findall(challenge))
-        self._service = URL(said.get("realm", "")), said.get("service", "")
-        return await self._token(scope or said.get("scope", ""), refused)
+        asked = preferred(response.headers.getall("WWW-Authenticate", ()))
+        if asked is None or asked.scheme != "bearer":
+            return self._basic() if asked else None
+        self._service = asked
+        return await self._token(scope or asked.parameters.get("scope", ""), refused)
 
     async def _token(self, scope: str, refused: str | None) -> str:
         """A token for the scope, asked for once though many need it. `refused` is one that is not taken any more."""
@@ -144,17 +146,21 @@ class Wire:
             standing = self._tokens.get(scope, ("", 0.0))
             if standing[1] > monotonic() and f"Bearer {standing[0]}" != refused:
                 return f"Bearer {standing[0]}"
-            realm, service = self._service or (URL(), "")
-            basic = self._basic()
-            headers = {"Authorization": basic} if basic else {}
-            query = {k: v for k, v in (("service", service), ("scope", scope)) if v}
-            async with self._http.get(realm, params=query, headers=headers) as answer:
-                await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
-                body = orjson.loads(await answer.read())
-            token = str(body.get("token") or body.get("access_token") or "")
-            # 60 seconds when the service does not say (distribution/spec/auth/token).
-            self._tokens[scope] = (token, monotonic() + float(body.get("expires_in", 60)) - _EARLY)
-            return f"Bearer {token}"
+            try:
+                token = await self._fetched(self._service or Challenge("bearer", {}), scope)
+            except BadChallenge as error:
+                raise Unavailable(f"a token for {self.name}: {error}") from None
+            self._tokens[scope] = (token.text, monotonic() + token.seconds - _EARLY)
+            return token.authorization
+
+    async def _fetched(self, service: Challenge, scope: str) -> Token:
+        realm, login = service.realm, self._basic()
+        if login and not service.may_know_login_of(self._base, self.name):
+            raise Denied(f"{self.name} asks for its login at {realm.origin()}, which is somebody else; it is not sent")
+        headers = {"Authorization": login} if login else {}
+        async with self._http.get(service.asking([scope]), headers=headers) as answer:
+            await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
+            return token_of(await read_most(answer.content))
 
 
 async def _judge(response: aiohttp.ClientResponse, said: str) -> None:
@@ -167,7 +173,7 @@ async def _judge(response: aiohttp.ClientResponse, said: str) -> None:
         raise Missing(message)
     if status in (401, 403):
         raise Denied(message)
-    if status in (408, 425, 429) or status >= 500:
+    if status in (408, 425, 429) or (status >= 500 and status != 501):  # 501: it never will
         raise Unavailable(message, retry_after(response.headers.get("Retry-After"), datetime.now(UTC)))
     raise Refused(message)
 
