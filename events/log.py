@@ -21,6 +21,10 @@ class LogUnavailable(Exception):
     """The keeper did not answer within the budget. Whether the append landed is not known."""
 
 
+class NoLog(LogUnavailable):
+    """The keeper answers, and keeps no log of this name."""
+
+
 class LogFull(LogUnavailable):
     """The stream has reached its `max_bytes`; the keeper refuses rather than forgets. Nothing landed."""
 

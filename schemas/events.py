@@ -52,6 +52,8 @@ class Trigger(Arrives):
     step: str | None = None
     after: int | None = None
     """Stream sequence of the fact that made us emit it; absent in a hand-made trigger."""
+    reason: str | None = None
+    """Why somebody wants it done again."""
 
 
 class Accepted(Travels):

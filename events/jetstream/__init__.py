@@ -9,6 +9,15 @@ a long pull does not notice that the server restarted, so it is cancelled when t
 from events.jetstream.delivery import Delivery
 from events.jetstream.log import JetStreamLog
 from events.jetstream.settings import Broker
-from events.jetstream.shape import ADMISSION, REGISTRAR, StreamDrift, step_durable
+from events.jetstream.shape import ADMISSION, REGISTRAR, LogReplaced, StreamDrift, step_durable
 
-__all__ = ["ADMISSION", "REGISTRAR", "Broker", "Delivery", "JetStreamLog", "StreamDrift", "step_durable"]
+__all__ = [
+    "ADMISSION",
+    "REGISTRAR",
+    "Broker",
+    "Delivery",
+    "JetStreamLog",
+    "LogReplaced",
+    "StreamDrift",
+    "step_durable",
+]

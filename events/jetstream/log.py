@@ -21,9 +21,9 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from events.envelope import CONTENT_TYPE
 from events.jetstream.delivery import Delivery
 from events.jetstream.settings import Broker, login
-from events.jetstream.shape import EARLIER, StreamDrift, consumer_configs, differences, stream_config
+from events.jetstream.shape import EARLIER, LogReplaced, StreamDrift, consumer_configs, differences, stream_config
 from events.jetstream.wire import RETRY, Refused, answer, standing, stored, words
-from events.log import Conflict, Emit, Entry, LogFull, LogUnavailable, NotPermitted, TooLarge
+from events.log import Conflict, Emit, Entry, LogFull, LogUnavailable, NoLog, NotPermitted, TooLarge
 from events.subjects import JOURNAL
 
 DUPLICATE: Final = 10201
@@ -44,6 +44,7 @@ class JetStreamLog:
         self.js = client.jetstream(timeout=2)
         self.denied: str | None = None
         self._trouble: Exception | None = None
+        self._born: str | None = None
         self._waiting: set[anyio.CancelScope] = set()
 
     @classmethod
@@ -231,9 +232,9 @@ class JetStreamLog:
 
     async def clock(self) -> datetime:
         """What time the broker says it is: the one clock that all processes share. Raises LogUnavailable."""
-        reply = await self._api(f"STREAM.INFO.{self.broker.stream}", {}, missing=404)
+        info = await self._info()
         try:
-            return datetime.fromisoformat((reply or {})["ts"]).astimezone(UTC)
+            return datetime.fromisoformat(info["ts"]).astimezone(UTC)
         except (KeyError, TypeError, ValueError):
             raise LogUnavailable("the broker does not say what time it is") from None
 
@@ -273,9 +274,13 @@ class JetStreamLog:
             yield entry
 
     async def read(self, subject: str, seq: int = 0, *, live: bool = False) -> AsyncIterator[Entry]:
-        """Entries of a subject above `seq`: up to the newest one, or without end when `live`."""
+        """Entries of a subject above `seq`: up to the newest one, or without end when `live`.
+
+        Raises LogReplaced when `live` and the stream is not the one that was read before."""
         while True:
             try:
+                if live:
+                    await self._same(seq)
                 async for entry in self._pull(subject, seq, live):
                     seq = entry.seq
                     yield entry
@@ -286,6 +291,33 @@ class JetStreamLog:
                 if not live:
                     raise LogUnavailable(f"reading {subject}: {words(error)}") from None
                 await anyio.sleep(0.2)
+
+    async def born(self) -> str:
+        """When the stream was made, which tells it from another one of its name. Raises LogUnavailable."""
+        return str((await self._info())["created"])
+
+    async def newest(self) -> int:
+        """Sequence of the newest message, on whatever subject; 0 in an empty stream. Raises LogUnavailable."""
+        return int((await self._info())["state"]["last_seq"])
+
+    async def _info(self) -> dict[str, Any]:
+        found = await self._api(f"STREAM.INFO.{self.broker.stream}", {}, missing=404)
+        if found is None:
+            raise NoLog(f"there is no stream {self.broker.stream}")
+        return found
+
+    async def _same(self, seq: int) -> None:
+        """Raises LogReplaced; ConnectionError while nobody can say."""
+        try:
+            info = await self._info()
+        except LogUnavailable as error:
+            raise ConnectionError(str(error)) from None
+        born, last = str(info["created"]), int(info["state"]["last_seq"])
+        if self._born not in (None, born):
+            raise LogReplaced(f"stream {self.broker.stream} was made anew at {born}; what was read before is not in it")
+        if last < seq:
+            raise LogReplaced(f"stream {self.broker.stream} ends at {last}, and {seq} was read: it was cut back")
+        self._born = born
 
     async def _pull(self, subject: str, seq: int, live: bool) -> AsyncIterator[Entry]:
         config = ConsumerConfig(

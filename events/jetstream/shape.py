@@ -20,6 +20,10 @@ class StreamDrift(Exception):
     """The stream or a consumer on the broker is not as it must be; the text lists every difference."""
 
 
+class LogReplaced(StreamDrift):
+    """The stream is another one than the one that was read: made anew, or cut back. What was folded is of no log."""
+
+
 def stream_config(broker: Broker) -> StreamConfig:
     """The stream as it must be: nothing ages, nothing is overwritten, nothing can be taken out."""
     return StreamConfig(

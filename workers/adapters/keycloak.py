@@ -22,6 +22,8 @@ import orjson
 log = logging.getLogger("cutover.keycloak")
 
 TIMEOUT: Final = 5.0  # seconds
+WHOLE: Final = 15.0
+"""Seconds for all of it: an issuer that answers a byte at a time must not keep everybody waiting."""
 LARGEST: Final = 1 << 20  # bytes of an answer
 KEPT: Final = 86400.0
 """Seconds after which keys that nobody confirmed are no longer believed."""
@@ -99,12 +101,13 @@ class Keys:
     async def _fetch(self) -> None:
         self.fetches += 1
         try:
-            if self._url is None:
-                self._url = await self._discover()
-            document = await self._get(self._url)
+            async with asyncio.timeout(WHOLE):
+                document = await self._get(self._url or await self._discover())
             keys = document["keys"]
+            if not isinstance(keys, list):
+                raise ValueError("its keys are no list")
             self._keys = {key["kid"]: key for key in keys if signs(key)}
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, KeyError, TypeError) as error:
             self._trouble = f"the keys of {self._issuer} cannot be read: {_words(error)}"
             log.warning("%s; %d keys that are known go on", self._trouble, len(self._keys))
         else:
@@ -114,7 +117,10 @@ class Keys:
         document = await self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
         if document["issuer"] != self._issuer:
             raise ValueError(f"it calls itself {str(document['issuer'])[:200]!r}")
-        return str(document["jwks_uri"])
+        place = str(document["jwks_uri"])
+        if self._issuer.startswith("https:") and not place.startswith("https:"):
+            raise ValueError("it would have its keys fetched without TLS")
+        return place
 
     async def _get(self, url: str) -> dict[str, Any]:
         async with self._client.stream("GET", url, headers={"Accept": "application/json"}) as response:
@@ -146,4 +152,6 @@ def _words(error: Exception) -> str:
         return f"HTTP {error.response.status_code}"
     if isinstance(error, httpx.HTTPError):
         return type(error).__name__
+    if isinstance(error, TimeoutError):
+        return f"no whole answer in {WHOLE:.0f} s"
     return str(error) if isinstance(error, ValueError) and not isinstance(error, orjson.JSONDecodeError) else "no keys"

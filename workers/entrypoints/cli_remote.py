@@ -121,6 +121,8 @@ class Remote:
                     kind = value
                     if kind == "lagged":
                         return
+                    if kind == "reset" and seq:
+                        raise Failed("behind the API stands another log than before; ask again from its start")
                 elif name == "data" and number:
                     yield Entry(number, JOURNAL, stored(value.encode()))
                 elif not line:

@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from events import flow, subjects
 from events.flow import Step
 from events.fold import State
-from events.jetstream import JetStreamLog
+from events.jetstream import JetStreamLog, LogReplaced
 from schemas import events as facts
 from workers.admission import why_not_cancel
 from workers.decision import Refuse, decide
@@ -115,6 +115,8 @@ async def follow(settings: Settings, front: Front, feed: Feed) -> None:
             async with JetStreamLog.open(settings.nats, patient=True, say=heard) as stream:
                 front.open(stream)
                 await feed.follow(stream)
+        except LogReplaced as why:
+            log.error("%s: reading it from its start", why)
         except Exception:
             log.exception("the log cannot be followed; trying again")
         await asyncio.sleep(2)
@@ -191,7 +193,7 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         run = (body.run if body else None) or front.snapshot()["runId"]
         if not run:
             raise Problem(409, "no-run", "there is no run to act on: start one")
-        data = facts.Trigger(run=run, step=slug)
+        data = facts.Trigger(run=run, step=slug, reason=body.reason if body else None)
         front.foreseen(lambda state: refused_trigger(state, step, data))
         answer = await front.ask(caller, subjects.trigger(step), slug, data, key)
         return Json(front.told(answer), 202)
@@ -243,7 +245,7 @@ def _readings(app: FastAPI, front: Front, door: Door) -> None:
         return Json(await front.look("audit"))
 
     @app.get(
-        f"{BASE}/certificate", response_model=dict[str, Any], responses={**guarded, **documented(409)},
+        f"{BASE}/certificate", response_model=dict[str, Any], responses={**guarded, **documented(404)},
         summary="What the log proves, signed",
     )  # fmt: skip
     async def certificate(request: Request) -> Response:

@@ -18,7 +18,7 @@ from events.envelope import Undecodable, read
 from events.flow import BY_SLUG
 from events.fold import State, evolve
 from events.jetstream import JetStreamLog
-from events.log import Entry, LogUnavailable
+from events.log import Entry, LogUnavailable, NoLog
 from workers.entrypoints import asking, printing
 from workers.entrypoints.api.models import snapshot, stamp
 from workers.entrypoints.asking import Answer
@@ -47,6 +47,9 @@ class Feed:
         self.complete_to: int | None = None
         """Journal sequence that had to be read before we may speak; None until the broker told it."""
         self.connected: Callable[[], bool] = lambda: False
+        self.epoch = 0
+        """Which log this is: one more whenever the stream was replaced by another one."""
+        self._born: str | None = None
         self._kept, self._bytes, self._floor = kept, 0, 0
         self._seqs: list[int] = []
         self._frames: list[bytes] = []
@@ -69,13 +72,38 @@ class Feed:
     # --- following the log ------------------------------------------------------------------------------------
 
     async def follow(self, stream: JetStreamLog) -> None:
-        """Read for ever. Raises NotPermitted."""
+        """Read for ever. Raises NotPermitted, and LogReplaced: the next one begins with nothing then."""
         self.connected = lambda: bool(stream.client.is_connected)
+        await self._begin(stream)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._wake())
             tasks.create_task(self._find_head(stream))
             async for entry in stream.read(subjects.ALL, self.read, live=True):
                 self._take(entry)
+
+    async def _begin(self, stream: JetStreamLog) -> None:
+        """Of another log than the one that we have read, nothing is known."""
+        born, last = "", 0
+        while True:
+            try:
+                born, last = await stream.born(), await stream.newest()
+                break
+            except NoLog:
+                break
+            except LogUnavailable:
+                await asyncio.sleep(0.5)
+        if last < self.read or (self.read and self._born != born):
+            self.forget()
+        self._born = born
+
+    def forget(self) -> None:
+        """Another log stands in the place of the one that was read."""
+        self.epoch += 1
+        self.state, self.read, self.complete_to = State(), 0, None
+        self._bytes, self._floor = 0, 0
+        self._seqs, self._frames, self._joined, self._pictured = [], [], None, None
+        self._answers.clear()
+        self._dirty.set()
 
     async def _find_head(self, stream: JetStreamLog) -> None:
         while self.complete_to is None:
@@ -159,10 +187,10 @@ class Feed:
 
     async def moved(self, seq: int, timeout: float) -> bool:
         """True once the journal has gone past `seq`, or the broker went or came; False after `timeout` seconds."""
-        live = self.live
+        live, epoch = self.live, self.epoch
         try:
             async with asyncio.timeout(timeout):
-                while self.state.seq <= seq and self.live == live:
+                while self.state.seq <= seq and self.live == live and self.epoch == epoch:
                     await self._moved.wait()
         except TimeoutError:
             return False

@@ -200,7 +200,7 @@ class Front:
             found: bytes = await self._looks["certificate"].taken()
             return found
         except Uncertifiable as error:
-            raise Problem(409, "not-certifiable", str(error)) from None
+            raise Problem(404, "not-certifiable", str(error)) from None
         except (LogUnavailable, NotPermitted, TimeoutError) as error:
             raise Problem(503, "broker-unavailable", str(error) or "no answer in time", {"Retry-After": "5"}) from None
         except Trouble as error:

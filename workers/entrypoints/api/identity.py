@@ -80,6 +80,8 @@ class Doorkeeper:
     async def _known(self, token: str) -> Caller:
         issuer = tokens.issuer_of(token)
         if self._accounts is not None and (self._identity is None or issuer != self._identity.issuer):
+            if issuer is None:
+                raise Refused("it is no signed token")  # nor is the API server bothered with it
             return await self._pod(token)
         if self._identity is None:
             raise Refused("nobody here knows its issuer")
@@ -116,7 +118,10 @@ class Doorkeeper:
         if name is None:
             raise Refused("the API server does not know it, or it is for another audience")
         acts = name in self._accounts.may_act
-        found = Caller("service_account", name, may_read=acts or name in self._accounts.may_read, may_act=acts)
+        found = Caller(
+            "service_account", name, may_read=acts or name in self._accounts.may_read, may_act=acts,
+            until=tokens.ends(token),
+        )  # fmt: skip
         if len(self._reviewed) >= MOST_REVIEWED:
             self._reviewed.clear()
         self._reviewed[mark] = (now, found)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
 from typing import Final
+from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers.entrypoints.api.problems import Problem, rendered
@@ -18,6 +21,8 @@ log = logging.getLogger("cutover.api")
 SWALLOWED: Final = 4 << 20
 """Bytes of a body too large that are read and dropped, so that who sends it can hear the answer."""
 JSON: Final = "application/json"
+SAFE: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""Headers of every answer that says nothing else."""
 _CLOSE: Final = {"Connection": "close"}
 
 
@@ -33,7 +38,7 @@ class Bounded:
         self._since += 1
         if (now := time.monotonic()) - self._told >= 1.0:
             log.warning(
-                "refused %s %s from %s: %d %s; %d since this was said last",
+                "refused %s %a from %s: %d %s; %d since this was said last",
                 scope["method"], scope["path"][:100], (scope.get("client") or ("?",))[0], problem.status, problem.slug,
                 self._since,
             )  # fmt: skip
@@ -44,11 +49,17 @@ class Bounded:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            scope = {**scope, "method": "GET"}  # the server leaves the body out; events have no end to leave out
         try:
             self._heads(scope)
+            if scope["app"].state.insecure:
+                at_home(headers)
             body = await self._body(headers, receive)
             if body and headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
                 raise Problem(415, "unsupported-media-type", f"send {JSON}")
+        except ClientDisconnect:
+            return  # half a request asks for nothing: without its end nobody knows what was meant
         except Problem as problem:
             self._tell(scope, problem)
             await rendered(problem, headers.get("accept", ""))(scope, receive, send)
@@ -62,7 +73,14 @@ class Bounded:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, replay, send)
+        async def safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = MutableHeaders(scope=message)
+                for name, value in SAFE.items():
+                    given.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, replay, safely)
 
     def _heads(self, scope: Scope) -> None:
         size = len(scope["raw_path"]) + len(scope["query_string"])
@@ -71,7 +89,7 @@ class Bounded:
             raise Problem(431, "headers-too-large", f"send at most {self._limits.headers} bytes of headers", _CLOSE)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """All of it. Raises Problem 413, 408."""
+        """All of it. Raises Problem 413, 408, and ClientDisconnect when the rest will never come."""
         most = self._limits.body
         large = Problem(413, "body-too-large", f"send at most {most} bytes", _CLOSE)
         declared = headers.get("content-length", "0")
@@ -84,7 +102,7 @@ class Bounded:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return b""
+                        raise ClientDisconnect
                     part: bytes = message.get("body", b"")
                     size += len(part)
                     body = body + part if size <= most else b""
@@ -96,3 +114,24 @@ class Bounded:
                         return body
         except TimeoutError:
             raise Problem(408, "too-slow", "the request did not arrive in time", _CLOSE) from None
+
+
+def at_home(headers: Headers) -> None:
+    """Where nobody is asked who he is, a page of somebody else must not ask in his name. Raises Problem 403.
+
+    A browser lets any page send a plain POST to loopback, and names that page in `Origin`; a name that was made to
+    resolve to loopback (DNS rebinding) stands in `Host`."""
+    host = headers.get("host", "")
+    name = urlsplit(f"//{host}").hostname
+    if host and not _loopback(name or ""):
+        raise Problem(403, "forbidden", "--insecure-dev answers to names of loopback only")
+    for origin in headers.getlist("origin"):
+        if origin != f"http://{host}":
+            raise Problem(403, "forbidden", "--insecure-dev answers its own pages only")
+
+
+def _loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"

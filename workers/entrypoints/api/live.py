@@ -25,6 +25,7 @@ AHEAD: Final = 2.0
 """Seconds in which we must come to where a reader has been already, at another replica."""
 LAG: Final = 256
 """Live events that a reader may be behind; one more, and it gets the newest state instead."""
+RESET: Final = b'event: reset\ndata: {"why":"your place is of another log; this one is told from its start"}\n\n'
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -107,14 +108,18 @@ class EventStream(Response):
 
     async def _frames(self) -> AsyncIterator[bytes]:
         """What this reader is sent, piece by piece; each piece waits until the one before could be written."""
-        feed, at = self._feed, self._after
+        feed, at, epoch = self._feed, self._after, self._feed.epoch
         yield b": here\nretry: %d\n\n" % RETRY
         # Another replica may have been a moment ahead of us. A place that never comes is of another log.
         if at > feed.state.seq and not await feed.moved(at - 1, AHEAD):
             at = 0
+            yield RESET
         replay = feed.state.seq
         shown: tuple[int, bool] | None = None
         while True:
+            if epoch != feed.epoch:
+                epoch, at, replay, shown = feed.epoch, 0, feed.state.seq, None
+                yield RESET
             if at >= replay and (at < feed.floor or feed.behind(at) > LAG):
                 self._readers.lagged += 1
                 at, raw = _newest(feed, at)

@@ -23,6 +23,7 @@ export function told(known, message) {
     case "status": return status(known, message);
     case "event": return event(known, message.event);
     case "lagged": return { ...known, cursor: Math.max(known.cursor, message.to) };
+    case "reset": return { ...NOTHING, link: known.link }; // another log stands in the place of the one we knew
     case "link": return { ...known, link: message.link, trouble: message.trouble ?? "" };
     default: return known;
   }

@@ -160,6 +160,7 @@ export function follow(cursor, tell, locked) {
       tell({ kind: "status", status, arrived: Date.now() });
       tell({ kind: "link", link: status.live ? "live" : "stale" });
     });
+    source.addEventListener("reset", () => tell({ kind: "reset" }));
     source.addEventListener("lagged", (message) => tell({ kind: "lagged", to: JSON.parse(message.data).to }));
     for (const kind of KINDS) {
       source.addEventListener(kind, (message) => tell({ kind: "event", event: JSON.parse(message.data) }));
