@@ -49,7 +49,14 @@ def _chart() -> helm_python.Chart:
 def render(values: Values | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
     """Every object of a release. Raises helm_python.HelmValuesError when the schema refuses the values."""
     files = _chart().render(merged(NEEDED, values or {}), name=release, namespace=namespace)
-    return [obj for _, text in sorted(files.items()) for obj in yaml.load_all(text, _LOADER) if obj]
+    manifests = [text for name, text in sorted(files.items()) if not name.endswith("NOTES.txt")]
+    return [obj for text in manifests for obj in yaml.load_all(text, _LOADER) if obj]
+
+
+def notes(values: Values | None = None) -> str:
+    """What `helm install` says at its end."""
+    files = _chart().render(merged(NEEDED, values or {}), name=RELEASE, namespace=NAMESPACE)
+    return next(text for name, text in files.items() if name.endswith("NOTES.txt"))
 
 
 def charter(values: Values | None = None) -> Charter:

@@ -21,13 +21,13 @@
 {{- dict "v" $out | toJson -}}
 {{- end -}}
 
-{{/* Secrets named in a part of the settings: a JSON map of name to true in v. */}}
+{{/* Secrets named in a part of the settings: a JSON map of name/key to true in v. */}}
 {{- define "cutover.secretsIn" -}}
 {{- $found := dict -}}
 {{- if kindIs "map" . -}}
   {{- range $key, $value := . -}}
     {{- if and (kindIs "map" $value) (hasSuffix "_secret" $key) -}}
-      {{- $_ := set $found $value.name true -}}
+      {{- $_ := set $found (printf "%s/%s" $value.name $value.key) true -}}
     {{- else -}}
       {{- $found = merge $found (include "cutover.secretsIn" $value | fromJson).v -}}
     {{- end -}}
@@ -66,8 +66,8 @@
   {{- $_ := set $told.nats "credentials_secret" (dict "name" $secret "key" "user.creds") -}}
 {{- end -}}
 {{- $_ := set $told "workspace" "/var/lib/cutover" -}}
-{{- if not (has $class (list "supply" "api")) -}}
-  {{- /* Logins upstream are for those who copy from there. */ -}}
+{{- if not (has $class $root.Values.network.outside) -}}
+  {{- /* Logins upstream are for those who copy from there, or look before a cutover begins. */ -}}
   {{- $_ := unset $sovereign.upstream_git "login" -}}
   {{- $_ := unset $sovereign "mothership_login" -}}
   {{- range $sovereign.upstreams -}}
@@ -91,12 +91,21 @@
 {{- toJson $told -}}
 {{- end -}}
 
-{{/* The class's Secrets, as a comma-separated list in order. */}}
-{{- define "cutover.secretsOf" -}}
+{{/* Name and key of each of the class's Secrets, as a comma-separated list of name/key in order. */}}
+{{- define "cutover.secretKeysOf" -}}
 {{- $told := include "cutover.told" . | fromJson -}}
 {{- if eq .class "node-agent" -}}
   {{- $_ := unset $told.sovereign.gitea "login" -}}
   {{- $_ := unset $told.sovereign.harbor "login" -}}
 {{- end -}}
 {{- keys (include "cutover.secretsIn" $told | fromJson).v | sortAlpha | join "," -}}
+{{- end -}}
+
+{{/* The class's Secrets, as a comma-separated list in order. */}}
+{{- define "cutover.secretsOf" -}}
+{{- $names := list -}}
+{{- range splitList "," (include "cutover.secretKeysOf" .) -}}
+  {{- $names = append $names (splitList "/" . | first) -}}
+{{- end -}}
+{{- $names | uniq | sortAlpha | join "," -}}
 {{- end -}}

@@ -242,12 +242,23 @@ def secret_files(settings: BaseModel) -> dict[str, Path]:
 
 def _look_at_files(settings: Settings) -> None:
     missing = [
-        f"  {name}: {path}: not readable" for name, path in secret_files(settings).items() if not _readable(path)
+        f"  {name}: {path}: {_lack(path)}" for name, path in secret_files(settings).items() if not _readable(path)
     ]
     if settings.kubernetes.kubeconfig and not _readable(settings.kubernetes.kubeconfig):
         missing.append(f"  kubernetes.kubeconfig: {settings.kubernetes.kubeconfig}: not readable")
     if missing:
         raise ConfigurationError("settings name files that cannot be read:\n" + "\n".join(missing))
+
+
+MOUNTED = Path("/etc/cutover/secrets")
+"""Where the chart mounts Secrets, each in a directory of its name."""
+
+
+def _lack(path: Path) -> str:
+    """A Pod does not start before the Secrets that it mounts are there; what can lack is a key."""
+    if path.parent.parent == MOUNTED and not path.exists():
+        return f"Secret {path.parent.name} has no key {path.name}"
+    return "not readable"
 
 
 def _readable(path: Path) -> bool:

@@ -286,6 +286,7 @@ def _network() -> Schema:
             "harborNamespace": text(NAME),
             "apiServer": thing({"cidrs": many(text(CIDR), minItems=1), "ports": many(PORT, minItems=1)}),
             "localCIDRs": many(text(CIDR)),
+            "outside": many({"enum": ["supply", "control", "api"]}, uniqueItems=True),
             "apiFrom": NAMES,
             "metricsFrom": NAMES,
         }

@@ -18,11 +18,11 @@ from chart_matrix import API, DIGEST, EMBEDDED, MATRIX, full
 from grants import grants, published_by, rules
 
 from sandbox import blueprint
-from sandbox.blueprint import CHART
+from sandbox.blueprint import CHART, merged
 from workers.entrypoints import values_schema
 from workers.entrypoints.classes import CLASSES
 from workers.entrypoints.node_agent import containerd_at
-from workers.entrypoints.settings import Settings, load
+from workers.entrypoints.settings import ConfigurationError, Settings, load
 
 Object = dict[str, Any]
 every = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
@@ -173,8 +173,83 @@ def test_a_secret_is_mounted_only_where_it_is_used() -> None:
     assert mounted["supply"] == {*local, "cutover-ghcr", "cutover-nats-supply"}
     assert mounted["pivot"] == {*local, "cutover-nats-pivot"}
     assert mounted["proof"] == {*local, "cutover-nats-proof"}
-    assert mounted["control"] == {*local, "cutover-nats-control"}
+    assert mounted["control"] == {*local, "cutover-ghcr", "cutover-nats-control"}
     assert mounted["node-agent"] == {"cutover-nats-node-agent"}
+
+
+OUTSIDE = {"0.0.0.0/0", "::/0"}
+
+
+def goes_outside(objects: list[Object]) -> set[str]:
+    """Classes whose policy lets them out on 443."""
+    found = set()
+    for policy in objects:
+        if policy["kind"] not in ("NetworkPolicy", "CiliumNetworkPolicy"):
+            continue
+        for rule in policy["spec"].get("egress") or ():
+            blocks = {to["ipBlock"]["cidr"] for to in rule.get("to", ()) if "ipBlock" in to}
+            ports = [port["port"] for port in rule.get("ports", ())]
+            if "world" in rule.get("toEntities", ()) or (blocks == OUTSIDE and 443 in ports):
+                found.add(policy["metadata"]["labels"]["app.kubernetes.io/component"])
+    return found
+
+
+@pytest.mark.parametrize("policies", ["kubernetes", "cilium"])
+@pytest.mark.parametrize("outside", [["supply", "control", "api"], ["supply"], []])
+def test_whoever_may_look_upstream_has_the_way_and_the_logins_and_nobody_else_has_either(
+    policies: str, outside: list[str]
+) -> None:
+    network = {"network": {"policies": policies, "outside": outside}}
+    objects = render(merged(merged(MATRIX["with-logins-upstream"], API), network))
+    assert goes_outside(objects) == set(outside)
+    mounted = {
+        o["metadata"]["labels"]["app.kubernetes.io/component"]
+        for o, spec in pods(objects)
+        if "cutover-ghcr" in {v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
+    }
+    assert mounted == set(outside)
+
+
+def test_who_makes_the_plan_may_look_upstream_as_it_comes() -> None:
+    """The console's Start asks for the preflight, and a preflight that sees nothing refuses every cutover."""
+    assert goes_outside(render(API)) == {"supply", "control", "api"}
+
+
+NOTED = re.compile(r"^  (\S+)/(\S+)/(\S+)$", re.M)
+
+
+@every
+def test_the_notes_of_the_installation_name_every_secret_that_it_waits_for(values: Object) -> None:
+    objects, waited = render(values), set()
+    for obj, spec in pods(objects):
+        home = obj["metadata"]["namespace"]
+        for container in spec["containers"]:
+            refs = [v["valueFrom"].get("secretKeyRef") for v in container["env"] if "valueFrom" in v]
+            waited |= {(home, ref["name"], ref["key"]) for ref in refs if ref}
+        text = next((t for name, t in told(objects).items() if name == component(obj)), "")
+        waited |= {
+            (home, *found)
+            for found in re.findall(r"/etc/cutover/secrets/([^/\"]+)/([^/\"]+)", text)
+            if found[0] in {v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
+        }
+        waited |= {(home, each["name"], ".dockerconfigjson") for each in spec.get("imagePullSecrets") or ()}
+    assert set(NOTED.findall(blueprint.notes(values))) == waited
+
+
+def component(obj: Object) -> str:
+    return str(obj["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def test_a_secret_that_lacks_its_key_is_named_at_the_start_of_whoever_reads_it(tmp_path: Path) -> None:
+    """Each class as its Pod starts it, with nothing mounted."""
+    for name, text in told(render(API)).items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigurationError) as refusal:
+            load(tmp_path / name)
+        assert f"nats.password_file: /etc/cutover/secrets/cutover-nats-{name}/password" in str(refusal.value)
+        assert f"Secret cutover-nats-{name} has no key password" in str(refusal.value)
+        local = "sovereign.gitea.login.password_file: /etc/cutover/secrets/cutover-gitea/token: Secret cutover-gitea"
+        assert (f"{local} has no key token" in str(refusal.value)) is (name != "node-agent")
 
 
 @every
@@ -410,6 +485,7 @@ def test_an_image_is_never_named_by_a_tag(digest: str) -> None:
 def test_what_shows_the_handover_may_be_looked_at_by_whoever_admits_and_by_name_only(kind: str, resource: str) -> None:
     values = full({"settings": {"handover": {"kind": kind, "namespace": "catalyst", "name": "sealed"}}})
     found = [g for g in grants(render(values)) if g.namespace == "catalyst" and g.name == "sealed"]
-    assert [(g.account.rpartition(":")[2].endswith("control"), g.verb, g.resource) for g in found] == [
-        (True, "get", resource)
-    ]
+    # Supply is asked by whoever publishes the first step's trigger by hand.
+    assert {(g.account.rpartition("-")[2], g.verb, g.resource) for g in found} == {
+        (name, "get", resource) for name in ("control", "supply")
+    }
