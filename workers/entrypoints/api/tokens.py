@@ -55,6 +55,8 @@ async def verified(token: str, rule: Rule, find: FindKey, now: float) -> Claims:
         raise Refused("it names no key")
     if str(header.get("typ", "JWT")).lower() not in ("jwt", "at+jwt"):
         raise Refused("it is no JWT")
+    if "crit" in header:
+        raise Refused("it must be understood in a way that nobody here knows")
     published = await find(kid)
     if published is None:
         raise Refused("its key is not the issuer's")
