@@ -23,6 +23,7 @@ from kube_samples import ONLY_LOOKED_FOR, SAMPLES, kinds, sample
 from kube_servers import Kube
 
 from workers.adapters import cluster as adapter
+from workers.adapters import cluster_reading, cluster_wire
 from workers.adapters.cluster import CONFIG_MAP, HELM_REPOSITORY, NAMESPACE, Cluster, Conflict, Exists, Kind, Object
 from workers.errors import Stuck, Wait
 
@@ -30,6 +31,8 @@ from workers.errors import Stuck, Wait
 Home = Any
 US, OTHER = "catalyst-cutover", "somebody-else"
 ABSENT = Kind("nobody.example", "Nothing", "nothings")
+ROOMS = frozenset(str(room.__file__) for room in (adapter, cluster_reading, cluster_wire))
+"""The adapter's files."""
 
 
 class Watched(Cluster):
@@ -38,7 +41,7 @@ class Watched(Cluster):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.shapes: set[str] = set()
-        self.lines: set[int] = set()
+        self.lines: set[tuple[str, int]] = set()
         self.before: Callable[[str, dict[str, str]], Awaitable[None]] | None = None
         """Called with path and query, which it may change, before a request goes out."""
 
@@ -47,8 +50,8 @@ class Watched(Cluster):
         self.shapes.add(shape(method, query, content_type))
         frame = sys._getframe()
         while frame := frame.f_back:  # type: ignore[assignment]
-            if frame.f_code.co_filename == adapter.__file__:
-                self.lines.add(frame.f_lineno)
+            if (name := frame.f_code.co_filename) in ROOMS:
+                self.lines.add((name, frame.f_lineno))
         if self.before:
             await self.before(path, query)
         return await super()._send(method, path, query, body, content_type, limits)
@@ -409,18 +412,20 @@ def _noting_arguments(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     return used
 
 
-def _places_that_send() -> set[int]:
+def _places_that_send() -> set[tuple[str, int]]:
     """Lines of the adapter on which a request is made, by any of its ways to the wire."""
-    tree = ast.parse(Path(adapter.__file__).read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     ways = ("_call", "_send", "_write", "_list")
-    sending = [call for call in calls if call.func.attr in ways]  # type: ignore[attr-defined]
-    return {call.lineno for call in sending}
+    return {
+        (file, node.lineno)
+        for file in ROOMS
+        for node in ast.walk(ast.parse(Path(file).read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ways
+    }
 
 
 def test_nobody_else_speaks_to_the_api_server() -> None:
     root = Path(adapter.__file__).parents[1]
-    known = {Path(adapter.__file__), root / "adapters" / "kubernetes_client.py"}
+    known = {*map(Path, ROOMS), root / "adapters" / "kubernetes_client.py"}
     imports = re.compile(r"^\s*(from|import) .*\b(kubernetes_client|kubernetes_asyncio|kr8s|lightkube)\b", re.MULTILINE)
     inside = re.compile(r"\bcluster\._[a-z]|\bcall_api\b")
     loud = {
