@@ -139,7 +139,8 @@ def _below(
 
 
 def _dependencies(meta: Object) -> list[Object]:
-    return [d for d in meta.get("dependencies") or () if isinstance(d, Mapping)]
+    listed = meta.get("dependencies")
+    return [d for d in listed if isinstance(d, Mapping)] if isinstance(listed, list) else []
 
 
 def _switched_off(dependency: Object, own: Object) -> str | None:
@@ -153,7 +154,9 @@ def _switched_off(dependency: Object, own: Object) -> str | None:
 
 def _annotated(meta: Object) -> Iterator[str]:
     """Image lists that packagers write down: `artifacthub.io/images`, and Bitnami's `images`."""
-    annotations = meta.get("annotations") or {}
+    annotations = meta.get("annotations")
+    if not isinstance(annotations, Mapping):
+        return
     for key in ("artifacthub.io/images", "images"):
         try:
             documents = parsed(str(annotations.get(key) or ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ _PACKAGES = frozenset(k.kind for k in PACKAGES)
 _OVER = frozenset({"Succeeded", "Failed"})
 _SILENT = frozenset({"HelmRepository", "CustomResourceDefinition", "Secret", "Node"})
 """Kinds in which the word image means something else, or which are read elsewhere."""
+_VERSION = re.compile(r"v?\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 DEFAULT_PACKAGE_HOST = "xpkg.upbound.io"
 """Where Crossplane up to 1.19 looks for a package that names no host (internal/xpkg)."""
 
@@ -43,9 +45,20 @@ def needs_of(objects: Iterable[Object], where: str, *, optional: bool = False) -
     """What these objects need. `where` begins each reason: `live`, or `Git`."""
     kept = list(objects)
     repositories = {_key(o): o for o in kept if o.get("kind") == "HelmRepository"}
-    said = [n for o in kept for n in _needs(o, repositories, f"{where}: {o.get('kind')} {_name(o)}", optional)]
+    said = [n for o in kept for n in _readable(o, repositories, where, optional)]
     found = tuple(n for n in said if isinstance(n, Need))
     return Needs(found, tuple(n for n in said if isinstance(n, str)))
+
+
+def _readable(
+    obj: Object, repositories: Mapping[tuple[str, str], Object], where: str, optional: bool
+) -> Iterator[Need | str]:
+    """As `_needs`. What has another shape than its kind is told: one odd file in Git must not stop everything."""
+    reason = f"{where}: {obj.get('kind')} {_name(obj)}"
+    try:
+        yield from _needs(obj, repositories, reason, optional)
+    except (AttributeError, KeyError, TypeError) as error:
+        yield f"{reason}: has not the shape of its kind, what it needs is not seen ({error})"
 
 
 def _needs(
@@ -68,8 +81,10 @@ def _needs(
             yield Need(What.PACKAGE, _hosted(str(package)), reason, optional)
     elif kind == "ConfigMap":
         yield from _config_map(obj, reason, optional)
-    elif kind == "Kustomization" and "images" in obj:
-        yield from _transformer(obj, reason, optional)
+    elif kind == "Kustomization":
+        # Kustomize's own file has it at the top, Flux's object in its spec.
+        for part in (obj, _spec(obj)):
+            yield from _transformer(part, reason, optional)
     elif kind not in _SILENT:
         yield from in_values({k: v for k, v in obj.items() if k in ("spec", "status")}, reason, optional)
 
@@ -90,8 +105,13 @@ def _config_map(obj: Object, reason: str, optional: bool) -> Iterator[Need]:
             yield from (Need(What.IMAGE, value, f"{reason}, {key}", optional) for value in named)
 
 
-def _transformer(obj: Object, reason: str, optional: bool) -> Iterator[Need]:
-    """Kustomize's `images`: what it puts in the place of a name."""
+def _transformer(obj: Object, reason: str, optional: bool) -> Iterator[Need | str]:
+    """Kustomize's `images`: what it puts in the place of a name; and images in patches that are written as text."""
+    for patch in (*(obj.get("patches") or ()), *(obj.get("patchesStrategicMerge") or ())):
+        text = patch.get("patch") if isinstance(patch, Mapping) else patch
+        for _, value in lines(str(text or "")):
+            if "/" in value and "{" not in value:
+                yield Need(What.IMAGE, value, f"{reason}, patches", optional)
     for entry in obj.get("images") or ():
         name = str(entry.get("newName") or entry.get("name") or "")
         tag, digest = entry.get("newTag"), entry.get("digest")
@@ -156,13 +176,14 @@ def _deployed(release: Object) -> str:
 
 
 def _exact(version: str) -> bool:
-    return version[:1].isdigit() and not any(c in version for c in " <>=~^*|,xX")
+    """Whether it is one version. `1.2` is none: it means any `1.2.x` (Masterminds/semver, as Helm and Flux use it)."""
+    return _VERSION.fullmatch(version) is not None
 
 
 def _oci_repository(obj: Object, reason: str) -> Iterator[Need | str]:
     spec = _spec(obj)
     ref = spec.get("ref") or {}
-    base = str(spec.get("url", "")).removeprefix("oci://")
+    base = str(spec.get("url", "")).removeprefix("oci://").rstrip("/")
     if ref.get("semver"):
         yield f"{reason}: semver {ref['semver']!r} is a range, not a pin; it is left out"
     elif ref.get("digest"):
@@ -181,8 +202,10 @@ def _spec(obj: Object) -> Object:
 
 
 def _key(obj: Object) -> tuple[str, str]:
-    metadata = obj.get("metadata") or {}
-    return metadata.get("namespace", ""), metadata.get("name", "")
+    metadata = obj.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return "", ""
+    return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
 
 
 def _name(obj: Object) -> str:

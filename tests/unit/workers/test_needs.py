@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workers.adapters.oci import What
 from workers.needs import Need, NotAChart, boot, listing, needs_of, needs_of_chart, read_tree, unpacked
@@ -23,6 +26,12 @@ SOVEREIGN = Sovereign(
     harbor=Harbor(url="http://harbor", host="harbor.sovereign.test", login=LOGIN),
 )
 DIGEST = "sha256:" + "a" * 64
+
+WORDS = (
+    "metadata", "spec", "template", "jobTemplate", "containers", "volumes", "image", "reference", "chart", "sourceRef",
+    "values", "ref", "name", "newTag", "patches", "history", "registry", "repository", "tag", "url", "package",
+)  # fmt: skip
+SHAPED = ("Pod", "CronJob", "HelmRelease", "HelmRepository", "OCIRepository", "Provider", "ConfigMap", "Kustomization")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +89,40 @@ def test_aliases_that_never_end_are_given_up_and_said() -> None:
     assert not spelled({"a": bomb}).whole
     [notice] = needs_of([{"kind": "Thing", "metadata": {"name": "x"}, "spec": {"a": bomb}}], "Git").notices
     assert "too large" in notice
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(kind=st.sampled_from(SHAPED) | ANY, metadata=ANY, spec=ANY, more=ANY)
+def test_an_object_of_any_shape_stops_nothing(kind: Any, metadata: Any, spec: Any, more: Any) -> None:
+    odd = {"kind": kind, "metadata": metadata, "spec": spec, "images": more, "data": more, "status": more}
+    beside = {"kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"image": "a/b:1"}]}}
+    assert Need(What.IMAGE, "a/b:1", "Git: Pod x") in needs_of([odd, beside], "Git").found
+
+
+def test_what_has_not_the_shape_of_its_kind_is_told() -> None:
+    odd = {"kind": "Deployment", "metadata": {"name": "x"}, "spec": "text"}
+    [notice] = needs_of([odd], "Git").notices
+    assert notice.startswith("Git: Deployment x: has not the shape of its kind")
+
+
+@given(meta=ANY, values=ANY)
+def test_a_chart_of_any_shape_stops_nothing(meta: Any, values: Any) -> None:
+    files = {"Chart.yaml": json.dumps({"dependencies": meta, "annotations": meta}), "values.yaml": json.dumps(values)}
+    needs_of_chart(charts_.Chart(files), "chart x", {})
+
+
+@pytest.mark.parametrize("place", ["top", "spec"])
+def test_what_kustomize_puts_in_the_place_of_an_image_is_needed(place: str) -> None:
+    patch = "- op: replace\n  path: /spec/template/spec/containers/0\n  value:\n    image: ghcr.io/a/patched:1\n"
+    said = {"images": [{"name": "a/b", "newName": "ghcr.io/a/moved", "newTag": "2"}], "patches": [{"patch": patch}]}
+    obj = {"kind": "Kustomization", "metadata": {"name": "k"}, **(said if place == "top" else {"spec": said})}
+    assert {n.spelled for n in needs_of([obj], "Git").found} == {"ghcr.io/a/moved:2", "ghcr.io/a/patched:1"}
 
 
 def test_lines_that_say_image_are_read_where_nothing_parses() -> None:
@@ -192,6 +235,7 @@ spec: {template: {spec: {containers: [{image: "${REGISTRY:=ghcr.io}/a/applied:1"
 """
 
 
+POD = {"kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"image": "ghcr.io/a/from-json:1"}]}}
 KUSTOMIZE = "images: [{name: a/b, newName: ghcr.io/a/moved, newTag: '2'}]\n"
 DATABASE = "kind: Cluster\nmetadata: {name: pg}\nspec: {imageName: ghcr.io/a/pg:16}\n"
 
@@ -207,16 +251,24 @@ def test_the_whole_tree_is_read_and_other_clusters_are_not(tmp_path: Path) -> No
         "platform/p/chart/values.yaml": "image: {registry: mirror.gcr.io, repository: aquasec/p, tag: ''}\n",
         "platform/p/chart/templates/d.yaml": "image: {{ .Values.none }}\nimage: docker.io/a/template:1\n",
         "products/deploy.yaml": WORKLOAD.replace("applied", "lying-about"),
+        "clusters/_template/bootstrap-kit/values.yaml": "web: {image: {repository: ghcr.io/a/value, tag: '3'}}\n",
+        "clusters/_template/bootstrap-kit/pod.json": json.dumps(POD, indent="\t"),
+        "clusters/_template/bootstrap-kit/odd.json": "no json",
+        "clusters/_template/bootstrap-kit/odd.yaml": "kind: Deployment\nspec: text\n",
+        "clusters/_template/bootstrap-kit/list.yaml": "kind: List\nitems: text\n",
+        "clusters/_template/bootstrap-kit/latin.yaml": "kind: Pod\nmetadata: {name: caf\xe9}\n",
         ".github/workflows/ci.yaml": "jobs: {a: {container: {image: 'node:20'}}}\n",
         "docker-compose.yaml": "services: {db: {image: 'postgres:16'}}\n",
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="latin-1")
     read = read_tree(tmp_path, "clusters/_template/bootstrap-kit", {})
     assert {n.spelled: n.optional for n in read.found} == {
         "ghcr.io/a/applied:1": False,
         "ghcr.io/a/moved:2": False,
+        "ghcr.io/a/from-json:1": False,
+        "ghcr.io/a/value:3": True,
         "ghcr.io/a/pg:16": False,
         "ghcr.io/a/lying-about:1": True,
         "mirror.gcr.io/aquasec/p:v1": True,
@@ -224,7 +276,8 @@ def test_the_whole_tree_is_read_and_other_clusters_are_not(tmp_path: Path) -> No
     }
     reasons = {n.spelled: n.reason for n in read.found}
     assert reasons["mirror.gcr.io/aquasec/p:v1"] == "Git: chart platform/p/chart, default value image"
-    assert any("bad.yaml: not read" in notice for notice in read.notices)
+    for name in ("bad.yaml: not read", "odd.json: not read", "Deployment : has not the shape"):
+        assert any(name in notice for notice in read.notices)
     assert any("platform/p/chart" in notice and "not seen" in notice for notice in read.notices)
 
 

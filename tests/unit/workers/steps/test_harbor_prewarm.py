@@ -166,6 +166,22 @@ def test_a_pinned_chart_is_needed_from_its_repository_and_plus_becomes_underscor
     assert found == (Need(What.CHART, "ghcr.io/openova-io/bp-x:1.2.3_build", "live: HelmRelease n/x"),)
 
 
+@pytest.mark.parametrize("version", ["v1.14.0", "1.0.0-experimental.1", "1.2.3-x86-linux", "0.0.1+x", "v2.0.0-rc.1+X"])
+def test_one_version_is_a_pin_whatever_letters_it_has(version: str) -> None:
+    needs = needs_of([release(version), repository("oci://ghcr.io/a")], "live")
+    assert [n.spelled for n in needs.found] == [f"ghcr.io/a/bp-x:{version.replace('+', '_')}"]
+    assert needs.notices == ()
+
+
+@pytest.mark.parametrize(
+    "version", ["", "*", "1", "1.2", "1.x", "1.2.X", "~1.2.3", "^1", ">=1.0.0 <2", "1.0.0 - 2.0.0", "1 || 2"]
+)
+def test_what_many_versions_satisfy_is_no_pin_and_told(version: str) -> None:
+    needs = needs_of([release(version), repository("oci://ghcr.io/a")], "live")
+    assert needs.found == ()
+    assert "is a range, not a pin" in needs.notices[0]
+
+
 def test_the_version_that_runs_is_needed_beside_the_one_that_is_wanted() -> None:
     failed, runs = {"chartVersion": "1.2.0", "status": "failed"}, {"chartVersion": "1.1.0", "status": "deployed"}
     for wanted, versions in (("1.2.0", ["1.2.0", "1.1.0"]), ("1.x", ["1.1.0"]), ("1.1.0", ["1.1.0"])):
