@@ -22,7 +22,7 @@ from workers.adapters.cluster_kinds import CONFIG_MAP, JOB, POD, Kind, Object, S
 from workers.errors import Stuck, Trouble
 from workers.proof import means
 from workers.proof.block import Placement, lift_at, standing
-from workers.proof.pods import CLEAN_UP, OURS, PART_OF, TOKEN
+from workers.proof.pods import CLEAN_UP, HARDENED, OURS, PART_OF, TOKEN
 from workers.sovereign import Sovereign
 from workers.world import World
 
@@ -72,13 +72,7 @@ def _container(sovereign: Sovereign, name: str, args: list[str]) -> Object:
         "args": args,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": {"requests": {"cpu": "5m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": dict(HARDENED),
     }
 
 

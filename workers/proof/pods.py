@@ -22,6 +22,15 @@ SELECTOR = f"{PART_OF}={OURS},{TRIES}"
 ADMITS = "pod-security.kubernetes.io/enforce"
 CLEAN_UP = 20.0  # seconds
 
+HARDENED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""The container's securityContext that the `restricted` Pod Security Standard wants, and files that nobody writes."""
+
 
 def pod_name(purpose: str, node: str, token: int, turn: str) -> str:
     """Short, stable and unique: node names may be as long as a name can be."""
@@ -48,13 +57,7 @@ def manifest(
         "image": image,
         "imagePullPolicy": pull,
         "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": dict(HARDENED),
     }
     if args:
         container["command"] = list(args)
