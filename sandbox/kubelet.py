@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -225,23 +225,46 @@ class Kubelets:
     async def _canary(self, pod: Object, args: list[str]) -> str:
         with canary.command.make_context("canary", args) as context:
             targets, timeout = context.params["targets"], context.params["timeout"]
+            known = canary.known_of(context.params["known"], targets)
+            proxies = context.params["proxies"]
             names = [urlsplit(t).netloc for t in targets] if context.params["names"] else []
         if names:
-            known = {name: self._network.hosts.get(canonical(name)) for name in names}
-            return canary.names_document({name: host.addresses if host else () for name, host in known.items()})
-        return canary.document(await self._look(identity_of(pod), targets, timeout))
+            hosts = {name: self._network.hosts.get(canonical(name)) for name in names}
+            return canary.names_document({name: host.addresses if host else () for name, host in hosts.items()})
+        return canary.document(await self._look(identity_of(pod), targets, timeout, known, proxies))
 
-    async def _look(self, who: Identity, targets: Sequence[str], timeout: float) -> list[canary.Finding]:
+    async def _look(
+        self,
+        who: Identity,
+        targets: Sequence[str],
+        timeout: float,
+        known: Mapping[str, Collection[str]] | None = None,
+        proxies: Sequence[str] = (),
+    ) -> list[canary.Finding]:
         """`timeout` is how long a dropped packet is waited for."""
+        outside = known or {}
         names = {target: urlsplit(target).netloc for target in targets}
-        wires = {name: await self._wire(who, name) for name in names.values()}
+        wires = {name: await self._wire(who, name, outside.get(name, ())) for name in names.values()}
+        wires |= {proxy: await self._wire(who, proxy, ()) for proxy in proxies}
         limits = {target: self._network.patience(who, canonical(name), timeout) for target, name in names.items()}
-        found = await asyncio.gather(*(canary.look([target], limits[target], wires) for target in targets))
-        return [finding for (finding,) in found]
+        found = await asyncio.gather(
+            *(canary.look([t], limits[t], wires, known=outside, proxies=proxies) for t in targets)
+        )
+        return [self._at(finding) for (finding,) in found]
 
-    async def _wire(self, who: Identity, netloc: str) -> str:
+    def _at(self, finding: canary.Finding) -> canary.Finding:
+        """With the addresses that a canary on a real network would have seen answer."""
+        host = self._network.hosts.get(canonical(finding.host))
+        return finding.model_copy(update={"at": host.addresses}) if finding.reached and host else finding
+
+    async def _wire(self, who: Identity, netloc: str, known: Collection[str]) -> str:
+        """Where a name leads; one that does not resolve, where its address leads that the caller remembers."""
+        name = canonical(netloc)
+        host = self._network.hosts.get(name)
+        if host is not None and not self._network.resolves(name) and not set(host.addresses) & set(known):
+            return NOBODY
         try:
-            return await self._network.url(who, canonical(netloc))
+            return await self._network.url(who, name)
         except LookupError:
             return NOBODY
 
@@ -279,7 +302,8 @@ class Kubelets:
             firewall = DirectoryFirewall(node.name, self._blocks)
             awake = self._awake[node.name]
             while True:
-                await awake.wait()
+                while not awake.is_set():  # silenced again before it came to its first word
+                    await awake.wait()
                 work = node_agent.serve(config, cluster, supply.publish, node.containerd, firewall, probe)
                 task = self._agents[node.name] = asyncio.create_task(work)
                 try:

@@ -64,6 +64,10 @@ def _everything(_who: Identity, _host: str) -> bool:
     return True
 
 
+def _known_to_all(_host: str) -> bool:
+    return True
+
+
 class _Wire:
     """One accepted connection; `cut` ends both ends at once."""
 
@@ -93,6 +97,8 @@ class Network:
 
     def __init__(self) -> None:
         self.hosts: dict[str, Host] = {}
+        self.resolves: Callable[[str], bool] = _known_to_all
+        """Does DNS say what this name's address is? Canaries ask; whoever knows the address needs no DNS."""
         self._verdict: Verdict = _everything
         self._routes: dict[tuple[Identity, str], asyncio.Server] = {}
         self._wires: set[_Wire] = set()

@@ -10,6 +10,7 @@ _OPTIONAL = (
 _LIVE = "tests/integration/cluster/test_steps.py: objects that no Git declares are patched where they are"
 _CROSSPLANE = "Crossplane 1.20 and newer: ImageConfigs rewrite (tests/unit/workers/steps/test_helmrepo_patches.py)"
 _COPIES = "copies of the pull secret (tests/unit/workers/test_tethers.py)"
+_ASKED = "sources that fetch at an interval of their own (tests/integration/cluster/test_forced_sources.py)"
 _WATCH = "follows the list where that does not show the end already (tests/integration/cluster/test_cluster_kube.py)"
 
 RARE: dict[str, str] = {
@@ -24,6 +25,10 @@ RARE: dict[str, str] = {
     "cutover-proof: get customresourcedefinitions.apiextensions.k8s.io/ciliumclusterwidenetworkpolicies.cilium.io": (
         "the weaker means: addresses denied (tests/unit/workers/proof/test_means.py)"
     ),
+    **{
+        f"cutover-proof: patch {kind}.source.toolkit.fluxcd.io in flux-system": _ASKED
+        for kind in ("helmrepositories", "ocirepositories")
+    },
     "cutover-pivot: get configmaps in catalyst-system": (
         "a value that the Deployment takes from a ConfigMap (tests/unit/workers/steps/test_catalyst_api_env_patch.py)"
     ),

@@ -6,6 +6,8 @@ By puller, because the same name is a tether for one and none for another: a nod
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +40,11 @@ ADDRESS = {
 }
 """Where each kind of source says whence it fetches. HelmChart and Plan are k3s's, `*.cattle.io`."""
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 THIRD = "its owner: a copy in local Harbor or Gitea, or sovereign.accepted_hosts"
+_CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
+_PROXY = re.compile(r"(https?|all|ftp|grpc)_proxy", re.IGNORECASE)
+"""Variables by which nearly every program is told to go through a proxy (curl, Go's httpproxy, Python's urllib)."""
 _PACKAGES = frozenset({"Provider", "Configuration", "Function"})
 
 
@@ -90,9 +96,11 @@ class Judge:
     def _local(self, host: str) -> bool:
         """The Sovereign's own, by exact name: a part of a name was mistaken twice in production."""
         gitea = urlsplit(self.sovereign.gitea.cluster_url).netloc
-        name = host.partition(":")[0]
-        own = host in (self.sovereign.harbor.host, gitea) or name == "localhost" or "." not in name
-        return own or name.endswith((".svc", ".svc.cluster.local", f".{self.sovereign.fqdn}"))
+        name = name_in(host)
+        own = host in (self.sovereign.harbor.host, gitea) or name in ("localhost", self.sovereign.fqdn)
+        if own or inside(name):
+            return True
+        return name.endswith((".svc", ".svc.cluster.local", f".{self.sovereign.fqdn}"))
 
     # --- workloads --------------------------------------------------------------------------------------------
 
@@ -101,7 +109,7 @@ class Judge:
         spec = pod_spec(obj)
         for image in images(spec):
             yield from self._image(obj, image)
-        for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+        for container in (part for parts in _CONTAINERS for part in spec.get(parts) or ()):
             yield from self._env(obj, container, config)
 
     def _image(self, obj: Object, image: str) -> Iterator[Finding]:
@@ -130,7 +138,10 @@ class Judge:
         mine = key_of(obj) == (api.namespace, api.deployment)
         for name, text in _environment(container, key_of(obj)[0], config):
             field = f"env[{name}] of {container['name']}"
-            if which := self.names.in_text(text):
+            if _PROXY.fullmatch(name) and (proxy := proxy_host(text)):
+                severity = Severity.NOTICE if self._local(proxy) else self._third(proxy)
+                yield _found(kinds.PROXY, severity, obj, field, proxy, str(container["name"]))
+            elif which := self.names.in_text(text):
                 tether = kinds.API if mine else kinds.OTHER
                 yield _found(tether, Severity.TETHER, obj, field, which, str(container["name"]))
             elif (host := _url_host(text)) and not self._local(host):
@@ -246,7 +257,37 @@ def _host(said: str, *, package: bool = False) -> str:
 
 
 def _url_host(text: str) -> str:
-    return urlsplit(text).netloc.rpartition("@")[2] if text.startswith(("http://", "https://", "oci://")) else ""
+    """Host and port of a text that is a URL as a whole; empty when it is none, or names nobody."""
+    try:
+        parts = urlsplit(text)
+        return parts.netloc.rpartition("@")[2] if parts.hostname and _SCHEME.match(text) else ""
+    except ValueError:
+        return ""
+
+
+def name_in(host: str) -> str:
+    """The name or address in HOST[:PORT], as DNS compares it: `[2001:db8::1]:443` holds colons of its own."""
+    bare = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return bare.rstrip(".").lower()
+
+
+def inside(name: str) -> bool:
+    """True for what only means something here: a bare name, loopback. An address of IPv6 has no dot either."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return "." not in name
+
+
+def proxy_host(text: str) -> str:
+    """HOST:PORT of a proxy as the variables spell it, without its login; empty for none. Schemes may be left out."""
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 1080 if parts.scheme else 80)
+    except ValueError:
+        return ""
+    name = parts.hostname or ""
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}" if name else ""
 
 
 def _is(entry: Mapping[str, Any], name: str) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from schemas.nodes import BLOCK_KEY
-from workers.adapters.cluster import Cluster
+from workers.adapters.cluster import Cluster, Conflict
 from workers.adapters.cluster_kinds import CONFIG_MAP, NODE, Kind, Object, key_of
 from workers.adapters.firewall import NodeBlock
 from workers.errors import Stuck, Wait
@@ -72,6 +72,7 @@ class _Part:
 
     generation: int | None
     spec: Object
+    uid: str = ""
 
 
 class Block:
@@ -161,34 +162,63 @@ class Block:
         part = self._stands.get(key)
         if part is None:
             made = await cluster.apply(kind, obj)
-            self._stands[key] = _Part(made["metadata"].get("generation", 0), obj["spec"])
+            self._stands[key] = _Part(made["metadata"].get("generation", 0), obj["spec"], _uid(made))
             return
         body: Object = {"metadata": {"annotations": terms.annotations()}}
         if obj["spec"] != part.spec:
             # Between our write and its answer the watch may show our own change: any generation is ours until then.
-            self._stands[key] = _Part(None, obj["spec"])
+            self._stands[key] = _Part(None, obj["spec"], part.uid)
             body["spec"] = obj["spec"]
-        namespace, name = key
-        try:
-            made = await cluster.patch(kind, name, namespace or None, body)
-        except Wait as error:
-            if error.reason == "ObjectAbsent":
-                raise lost(f"somebody removed {kind.kind} {name}") from error
-            raise
+        made = await self._renewed(kind, key, part, body)
         if "spec" in body:
-            self._stands[key] = _Part(made["metadata"].get("generation", 0), obj["spec"])
+            self._stands[key] = _Part(made["metadata"].get("generation", 0), obj["spec"], part.uid)
+
+    async def _renewed(self, kind: Kind, key: tuple[str, str], part: _Part, body: Object) -> Object:
+        """Written on what we put up and on nothing else: read first, and refused when it changed meanwhile."""
+        cluster, (namespace, name) = self._world.cluster, key
+        while True:
+            there = await cluster.get(kind, name, namespace or None)
+            if why := self._other(key, there, part):
+                raise lost(why)
+            version = there["metadata"]["resourceVersion"] if there else ""
+            precise = {**body, "metadata": {**body["metadata"], "resourceVersion": version}}
+            try:
+                return await cluster.patch(kind, name, namespace or None, precise)
+            except Conflict:
+                continue
+            except Wait as error:
+                if error.reason == "ObjectAbsent":
+                    raise lost(f"somebody removed {kind.kind} {name}") from error
+                raise
 
     def broken(self, seen: Iterable[Object]) -> str | None:
         """What of the block was removed or changed by somebody; `seen`: what stands now."""
         there = {key_of(o): o for o in seen if "deletionTimestamp" not in o["metadata"]}
-        for key, part in self._stands.items():
-            obj = there.get(key)
-            if obj is None:
-                return f"somebody removed {self.pods.kind.kind} {'/'.join(filter(None, key))}"
-            # A lower one is our own from before: the watch is a moment behind.
-            if part.generation is not None and obj["metadata"].get("generation", 0) > part.generation:
-                return f"somebody changed {self.pods.kind.kind} {'/'.join(filter(None, key))}"
+        return next(filter(None, (self._other(key, there.get(key), part) for key, part in self._stands.items())), None)
+
+    def _other(self, key: tuple[str, str], obj: Object | None, part: _Part) -> str | None:
+        """Why this object is not the part as we left it."""
+        name = f"{self.pods.kind.kind} {'/'.join(filter(None, key))}"
+        if obj is None:
+            return f"somebody removed {name}"
+        if part.uid and _uid(obj) != part.uid:
+            return f"somebody removed {name} and made another"
+        # A lower generation is our own from before: the watch is a moment behind.
+        if part.generation is not None and obj["metadata"].get("generation", 0) > part.generation:
+            return f"somebody changed {name}"
+        if (token := token_of(obj)) != self._token:
+            return f"attempt {token or 'unknown'} took over {name}"
         return None
+
+
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"].get("uid", ""))
+
+
+def token_of(obj: Object) -> int:
+    """Fencing token of the attempt whose block this is; 0 when it does not say."""
+    text = (obj["metadata"].get("annotations") or {}).get(TOKEN, "")
+    return int(text) if text.isdigit() else 0
 
 
 def lost(what: str) -> Stuck:
@@ -246,8 +276,7 @@ class Standing:
     def newest(self) -> int:
         """The newest token on it."""
         order = self._order()
-        words = [(p["metadata"].get("annotations") or {}).get(TOKEN, "") for _, p in self.policies]
-        return max([int(w) for w in words if w.isdigit()] + [order.token if order else 0], default=0)
+        return max([token_of(p) for _, p in self.policies] + [order.token if order else 0], default=0)
 
     def names(self, place: Placement) -> list[str]:
         """Every part, as a person finds it."""

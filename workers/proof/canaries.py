@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -60,6 +60,8 @@ class Sample:
 
     upstream: tuple[Canary, ...]
     local: tuple[Canary, ...]
+    answered: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Upstream host -> addresses that answered somebody."""
 
     def escaped(self) -> tuple[Canary, ...]:
         """Those that reached an upstream host."""
@@ -95,11 +97,25 @@ def words(found: Iterable[Canary], most: int = 6) -> str:
     return "; ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
 
 
-def sort(found: Iterable[Canary], wanted: Targets) -> Sample:
+def sort(found: Iterable[Canary], wanted: Targets, answered: Mapping[str, frozenset[str]] | None = None) -> Sample:
     """Upstream and local findings apart."""
     everything = tuple(found)
     local = set(wanted.local.values())
-    return Sample(tuple(c for c in everything if c.host not in local), tuple(c for c in everything if c.host in local))
+    outside, inside = [c for c in everything if c.host not in local], [c for c in everything if c.host in local]
+    return Sample(tuple(outside), tuple(inside), answered or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How to get out, beside the names: a name that does not resolve under the block is no closed door."""
+
+    known: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Upstream host -> addresses that answered before the block."""
+    proxies: tuple[str, ...] = ()
+    """HOST:PORT of every proxy that a workload is told to use."""
+
+
+ONLY_NAMES = Ways()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +149,33 @@ def posts(nodes: Sequence[str], home: str, walled: Sequence[str]) -> list[Post]:
     return found + [Post(nodes[i % len(nodes)], n, f"pod/{n}") for i, n in enumerate(others)]
 
 
-async def sample(world: World, nodes: Sequence[str], token: int, turn: str) -> Sample:
+async def sample(world: World, nodes: Sequence[str], token: int, turn: str, ways: Ways = ONLY_NAMES) -> Sample:
     """Send canaries out on every node and hear them all. Raises Wait when one stays silent."""
     sovereign = world.sovereign
     wanted = targets(sovereign)
     stations = posts(nodes, sovereign.nodes.namespace, await walled(world.cluster))
-    sent = [(post, _canary(sovereign, wanted, post, token, turn)) for post in stations]
+    sent = [(post, _canary(sovereign, wanted, post, token, turn, ways)) for post in stations]
     async with pods.placed(world.cluster, [pod for _, pod in sent]):
         patience = START + sovereign.proof.connect_timeout
         seen = await pods.settled(world.cluster, [pod for _, pod in sent], _ended, patience)
     names = {**wanted.upstream, **wanted.local}
     spelled = {urlsplit(url).netloc: name for url, name in names.items()}
-    return sort([c for post, pod in sent for c in _heard(post, pod, seen, spelled)], wanted)
+    answered: dict[str, set[str]] = {}
+    heard = [c for post, pod in sent for c in _heard(post, pod, seen, spelled, answered)]
+    return sort(heard, wanted, {host: frozenset(answered.get(host, ())) for host in wanted.upstream.values()})
 
 
-def _canary(sovereign: Sovereign, wanted: Targets, post: Post, token: int, turn: str) -> Object:
+def _canary(sovereign: Sovereign, wanted: Targets, post: Post, token: int, turn: str, ways: Ways) -> Object:
     args = ["cutover", "canary", "--timeout", f"{sovereign.proof.connect_timeout:g}"]
     for url in (*wanted.upstream, *wanted.local):
         args += ["--target", url]
+    for url, name in wanted.upstream.items():
+        host = urlsplit(url).netloc
+        args += ["--known", host]
+        for address in sorted(ways.known.get(name, ())):
+            args += ["--known", f"{host}={address}"]
+    for proxy in ways.proxies:
+        args += ["--proxy", proxy]
     return pods.manifest(
         namespace=post.namespace,
         purpose=post.purpose,
@@ -170,7 +195,13 @@ def _ended(pod: Object) -> bool:
     return "terminated" in pods.container_state(pod)
 
 
-def _heard(post: Post, pod: Object, seen: Mapping[tuple[str, str], Object], spelled: Mapping[str, str]) -> list[Canary]:
+def _heard(
+    post: Post,
+    pod: Object,
+    seen: Mapping[tuple[str, str], Object],
+    spelled: Mapping[str, str],
+    answered: dict[str, set[str]],
+) -> list[Canary]:
     """One canary's findings. Silence, or less than was asked, is trouble: not read is not `not reached`."""
     name = str(pod["metadata"]["name"])
     found = seen.get((post.namespace, name))
@@ -184,6 +215,9 @@ def _heard(post: Post, pod: Object, seen: Mapping[tuple[str, str], Object], spel
     missing = spelled.keys() - {f.host for f in findings}
     if missing:
         raise Wait("CanarySilent", f"{post.namespace}/{name} on {post.node} left out {sorted(missing)}")
+    for f in findings:
+        if f.at:
+            answered.setdefault(spelled[f.host], set()).update(f.at)
     return [
         Canary(node=post.node, network=post.network, host=spelled[f.host], reached=f.reached, detail=f.detail)
         for f in findings

@@ -5,9 +5,9 @@ Sources with long intervals, and packages that are never fetched twice, would ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from workers.audit.finding import Finding, Severity
+from workers.audit.finding import PROXY, Finding, Severity
 from workers.errors import Stuck, Wait
 from workers.world import World
 
@@ -15,11 +15,18 @@ NUMBERS = range(1, 8)
 MOST = 8  # findings in one message
 
 
-async def clean(world: World) -> None:
-    """Raises Stuck naming what is left and what cuts it, Wait when something could not be read."""
+async def clean(world: World) -> Sequence[Finding]:
+    """All findings. Raises Stuck naming what is left and what cuts it, Wait when something could not be read."""
     if world.survey is None:
         raise RuntimeError("a proof needs the audit's survey in its world")
-    judge(await world.survey(world))
+    found = await world.survey(world)
+    judge(found)
+    return found
+
+
+def proxies(found: Iterable[Finding]) -> tuple[str, ...]:
+    """HOST:PORT of every proxy that a workload is told to use: by these too nobody may get out."""
+    return tuple(sorted({f.host for f in found if f.title == PROXY.title and f.host}))
 
 
 def judge(found: Iterable[Finding]) -> None:

@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from workers import flux
+from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_answers import WaitedInVain
 from workers.adapters.cluster_kinds import (
     GIT_REPOSITORY,
     HELM_CHART,
     HELM_RELEASE,
+    HELM_REPOSITORY,
     KUSTOMIZATION,
+    OCI_REPOSITORY,
     POD,
+    Kind,
     Object,
     Seen,
     key_of,
 )
 from workers.adapters.git import Remote
 from workers.errors import Stuck, Wait
+from workers.proof import pulls
 from workers.proof.health import PACKAGES, condition
 from workers.world import Order, World
 
 FETCH = 90.0  # seconds in which Crossplane would say that it cannot fetch a package: drops are silent
+SOURCES = (GIT_REPOSITORY, OCI_REPOSITORY, HELM_REPOSITORY)
 PROOF_FILE = ".cutover/egress-proof.txt"
 
 
-async def commit(world: World, order: Order, at: datetime) -> str:
+async def everything(world: World, order: Order, nodes: Sequence[str], blocked_at: datetime, turn: int) -> list[str]:
+    """All forced work, one line of evidence each. `turn`: how often it was done before under this block, and more."""
+    token = f"{order.token}-{blocked_at.timestamp():.0f}-{turn}"
+    sha = await commit(world, order, blocked_at, turn)
+    said = [await flows(world, sha, token), await sources(world, token), await charts(world, blocked_at, token)]
+    said.append(await packages(world))
+    pulled = await pulls.prove(world, nodes, order.token, f"hold{turn}", by_digest=True)
+    by_digest = f" and {pulled.by_digest}" if pulled.by_digest else ""
+    pulled_ = f"{pulled.local_only}{by_digest} pulled and {pulled.upstream_only} refused on {len(nodes)} nodes"
+    return [*said, pulled_]
+
+
+async def commit(world: World, order: Order, at: datetime, turn: int = 1) -> str:
     """A new commit in local Gitea, on the branch that Flux follows; its SHA."""
     sovereign = world.sovereign
     source = await _source(world)
@@ -41,7 +60,8 @@ async def commit(world: World, order: Order, at: datetime) -> str:
     async with world.git.checkout(remote, branch) as tree:
         file = tree.path / PROOF_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"run {order.run}, attempt {order.token}, egress blocked at {at.isoformat()}\n")
+        words = f"run {order.run}, attempt {order.token}, egress blocked at {at.isoformat()}, turn {turn}"
+        file.write_text(f"{words}\n")
         sha = await tree.commit("Sovereignty proof: a commit made while all egress is blocked")
         if sha is None:
             raise Stuck("NothingToCommit", f"{PROOF_FILE} already says this; is another proof running?")
@@ -50,37 +70,37 @@ async def commit(world: World, order: Order, at: datetime) -> str:
 
 
 async def _source(world: World) -> Object:
-    flux = world.sovereign.flux
-    source = await world.cluster.get(GIT_REPOSITORY, flux.git_repository, flux.namespace)
+    where = world.sovereign.flux
+    source = await world.cluster.get(GIT_REPOSITORY, where.git_repository, where.namespace)
     if source is None:
-        raise Stuck("NoGitRepository", f"GitRepository {flux.namespace}/{flux.git_repository} is not there")
+        raise Stuck("NoGitRepository", f"GitRepository {where.namespace}/{where.git_repository} is not there")
     return source
 
 
 async def flows(world: World, sha: str, token: str) -> str:
     """The commit reached GitRepository and every Kustomization that follows it; says so in one line."""
-    flux, cluster = world.sovereign.flux, world.cluster
-    await cluster.request_reconcile(GIT_REPOSITORY, flux.git_repository, flux.namespace, token)
+    where, cluster = world.sovereign.flux, world.cluster
+    await cluster.request_reconcile(GIT_REPOSITORY, where.git_repository, where.namespace, token)
 
     def fetched(obj: Object | None) -> bool:
         artifact = ((obj or {}).get("status") or {}).get("artifact") or {}
         return sha in str(artifact.get("revision", ""))
 
     try:
-        await cluster.wait(GIT_REPOSITORY, flux.git_repository, flux.namespace, fetched, flux.timeout)
+        await cluster.wait(GIT_REPOSITORY, where.git_repository, where.namespace, fetched, where.timeout)
     except Wait as late:
         if late.reason != "GitRepositoryTimeout":
             raise
-        message = f"GitRepository {flux.git_repository} did not fetch commit {sha[:12]}: {late.message}"
+        message = f"GitRepository {where.git_repository} did not fetch commit {sha[:12]}: {late.message}"
         raise Stuck("SourceNotFetched", message) from None
     names = {key_of(k) for k in await cluster.list(KUSTOMIZATION) if _follows(k, world)}
     for namespace, name in names:
         await cluster.request_reconcile(KUSTOMIZATION, name, namespace, token)
     try:
-        await cluster.wait_all(KUSTOMIZATION, None, lambda s: all(applied(s.get(n), sha) for n in names), flux.timeout)
+        await cluster.wait_all(KUSTOMIZATION, None, lambda s: all(applied(s.get(n), sha) for n in names), where.timeout)
     except WaitedInVain as late:
         behind = ["/".join(n) for n in names if not applied(late.seen.get(n), sha)]
-        message = f"commit {sha[:12]} did not reach {', '.join(behind)} within {flux.timeout:g} s"
+        message = f"commit {sha[:12]} did not reach {', '.join(behind)} within {where.timeout:g} s"
         raise Stuck("CommitDidNotFlow", message) from None
     return f"commit {sha} made in local Gitea reached {len(names)} Kustomizations"
 
@@ -92,11 +112,51 @@ def applied(kustomization: Object | None, sha: str) -> bool:
 
 
 def _follows(kustomization: Object, world: World) -> bool:
-    flux, spec = world.sovereign.flux, kustomization["spec"]
+    where, spec = world.sovereign.flux, kustomization["spec"]
     source = spec.get("sourceRef") or {}
     namespace = source.get("namespace") or kustomization["metadata"]["namespace"]
-    wanted = ("GitRepository", flux.git_repository, flux.namespace)
+    wanted = ("GitRepository", where.git_repository, where.namespace)
     return not spec.get("suspend") and (source.get("kind"), source.get("name"), namespace) == wanted
+
+
+async def sources(world: World, token: str) -> str:
+    """Every source that is not suspended asked its host again; says how many in one line.
+
+    Whoever fetches at an interval of hours would stay green from what it holds. OCI HelmRepositories have no status
+    and fetch nothing: their charts do.
+    """
+    cluster, timeout = world.cluster, world.sovereign.flux.timeout
+    asked = 0
+    for kind in SOURCES:
+        if not await cluster.served(kind):
+            continue
+        keys = [key_of(obj) for obj in await cluster.list(kind) if fetches(obj)]
+        for namespace, name in keys:
+            await cluster.request_reconcile(kind, name, namespace, token)
+        await _fetched(cluster, kind, keys, token, timeout)
+        asked += len(keys)
+    return f"{asked} sources asked local Gitea and Harbor again"
+
+
+async def _fetched(cluster: Cluster, kind: Kind, keys: Sequence[tuple[str, str]], token: str, timeout: float) -> None:
+    def late(seen: Seen) -> list[str]:
+        """Those that are still there and not done. One that somebody deletes meanwhile fetches nothing any more."""
+        found = [(key, flux.converged(seen[key], token=token)) for key in keys if key in seen]
+        return [f"{'/'.join(key)} ({verdict})" for key, verdict in found if verdict.state is not flux.State.READY]
+
+    if not keys:
+        return
+    try:
+        await cluster.wait_all(kind, None, lambda seen: not late(seen), timeout)
+    except WaitedInVain as vain:
+        message = f"{kind.kind}s not fetched again within {timeout:g} s: {'; '.join(late(vain.seen)[:5])}"
+        raise Stuck("SourceNotFetched", message) from None
+
+
+def fetches(source: Object) -> bool:
+    """True for one that asks its host at an interval."""
+    spec = source.get("spec") or {}
+    return not spec.get("suspend") and spec.get("type") != "oci"
 
 
 def charts_of(releases: Iterable[Object]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -128,7 +188,7 @@ def fresh(chart: Object | None, old_uid: str, since: datetime) -> bool:
 
 async def charts(world: World, since: datetime, token: str) -> str:
     """Every chart downloaded again; says how many in one line."""
-    cluster, flux = world.cluster, world.sovereign.flux
+    cluster, timeout = world.cluster, world.sovereign.flux.timeout
     owners = charts_of(await cluster.list(HELM_RELEASE))
     present = {key_of(c): c for c in await cluster.list(HELM_CHART)}
     uids = {k: str(present[k]["metadata"]["uid"]) for k in owners if k in present}
@@ -141,10 +201,10 @@ async def charts(world: World, since: datetime, token: str) -> str:
         return [k for k, uid in uids.items() if not fresh(seen.get(k), uid, since)]
 
     try:
-        await cluster.wait_all(HELM_CHART, None, lambda s: not stale(s), flux.timeout)
+        await cluster.wait_all(HELM_CHART, None, lambda s: not stale(s), timeout)
     except WaitedInVain as late:
         names = [f"{'/'.join(k)} ({_message(late.seen.get(k))})" for k in stale(late.seen)]
-        message = f"not fetched again within {flux.timeout:g} s: {'; '.join(names[:5])}"
+        message = f"not fetched again within {timeout:g} s: {'; '.join(names[:5])}"
         raise Stuck("ChartsNotFetched", message) from None
     return f"{len(uids)} charts downloaded again from local Harbor"
 
@@ -155,7 +215,7 @@ async def packages(world: World) -> str:
     With `IfNotPresent` nothing else makes it fetch (revisioner.go; the cache is the Pod's emptyDir). A package
     that it cannot fetch says Installed=False, which ends the hold by itself.
     """
-    cluster, flux = world.cluster, world.sovereign.flux
+    cluster, timeout = world.cluster, world.sovereign.flux.timeout
     count = sum([len(await cluster.list(kind)) for kind in PACKAGES if await cluster.served(kind)])
     if not count:
         return "no Crossplane package to fetch"
@@ -171,9 +231,9 @@ async def packages(world: World) -> str:
         return bool(new) and all(condition(p, "Ready").get("status") == "True" for p in new)
 
     try:
-        await cluster.wait_all(POD, namespace, back, flux.timeout, labels=labels)
+        await cluster.wait_all(POD, namespace, back, timeout, labels=labels)
     except WaitedInVain:
-        message = f"Crossplane's Pod in {namespace} was not running again within {flux.timeout:g} s"
+        message = f"Crossplane's Pod in {namespace} was not running again within {timeout:g} s"
         raise Stuck("CrossplaneNotBack", message) from None
     seconds = patience(world.sovereign.proof.hold)
     await asyncio.sleep(seconds)

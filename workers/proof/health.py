@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +16,7 @@ from workers.adapters.cluster_kinds import (
     GIT_REPOSITORY,
     HELM_CHART,
     HELM_RELEASE,
+    HELM_REPOSITORY,
     KUSTOMIZATION,
     OCI_REPOSITORY,
     POD,
@@ -25,7 +28,7 @@ from workers.adapters.cluster_kinds import (
 from workers.errors import Wait
 from workers.proof.pods import TRIES
 
-FLUX = (GIT_REPOSITORY, HELM_CHART, KUSTOMIZATION, HELM_RELEASE, OCI_REPOSITORY)
+FLUX = (GIT_REPOSITORY, HELM_CHART, KUSTOMIZATION, HELM_RELEASE, OCI_REPOSITORY, HELM_REPOSITORY)
 PACKAGES = (PROVIDER, CONFIGURATION, FUNCTION)
 WATCHED = (*FLUX, *PACKAGES, POD)
 WAITING_FOR_SOURCE = frozenset({"SourceNotReady", "ArtifactFailed", "DependencyNotReady"})
@@ -33,6 +36,7 @@ WAITING_FOR_SOURCE = frozenset({"SourceNotReady", "ArtifactFailed", "DependencyN
 FAILING = frozenset({"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
 """A container's reason for waiting that is a failure, not a slow start."""
 MOST_KEPT = 50
+BEHIND = 10.0  # seconds that a watch may be behind a list until it counts as one that tells nothing
 
 
 def condition(obj: Object, kind: str) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def red(obj: Object, now: datetime, patience: float) -> str | None:
     During each reconcile Ready goes Unknown (kustomize-controller, all versions), so that is red only when it
     lasts. Ready=False is red at once, unless it only says that a source is being fetched.
     """
-    if (obj.get("spec") or {}).get("suspend"):
+    if idle(obj):
         return None
     stalled, ready = condition(obj, "Stalled"), condition(obj, "Ready")
     if stalled.get("status") == "True":
@@ -97,9 +101,15 @@ def _lasted(obj: Object, said: dict[str, Any], now: datetime) -> float:
     return (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
 
 
+def idle(obj: Object) -> bool:
+    """True for what does nothing and says nothing: suspended, or a HelmRepository of an OCI registry."""
+    spec = obj.get("spec") or {}
+    return bool(spec.get("suspend")) or (obj.get("kind") == "HelmRepository" and spec.get("type") == "oci")
+
+
 def green(obj: Object) -> bool:
     """True when it says Ready for the generation that is asked for, or is not asked to do anything."""
-    if (obj.get("spec") or {}).get("suspend"):
+    if idle(obj):
         return True
     observed = (obj.get("status") or {}).get("observedGeneration", -1)
     current = observed == obj["metadata"].get("generation", observed)
@@ -133,6 +143,8 @@ class FluxWatch:
         self._blind: dict[Kind, str] = {}
         self._missed: dict[Kind, str] = {}
         self._failed: dict[str, None] = {}
+        self._told: dict[Kind, set[tuple[str, str]]] = {}
+        self._confirming = asyncio.Lock()
         self.changed = asyncio.Event()
 
     async def look(self) -> None:
@@ -168,12 +180,36 @@ class FluxWatch:
                 await asyncio.sleep(min(1.0, error.after))
 
     def _take(self, kind: Kind, change: str, obj: Object) -> None:
+        self._told.setdefault(kind, set()).add(key_of(obj))
         if change == "DELETED":
             self._seen[kind].pop(key_of(obj), None)
             return
         self._seen[kind][key_of(obj)] = obj
         if (why := judged(kind, obj, datetime.now(UTC), self._patience)) and len(self._failed) < MOST_KEPT:
             self._failed[f"{name(kind, obj)}: {why}"] = None
+
+    async def confirm(self) -> None:
+        """Compare what the watches told with a list made now: a connection that died silently tells nothing at all.
+
+        Equal versions of every object mean that nothing was missed, not even what came and went. What is behind, and
+        stays behind, is a gap.
+        """
+        async with self._confirming:
+            await asyncio.gather(*(self._confirm(kind) for kind in self._seen))
+
+    async def _confirm(self, kind: Kind) -> None:
+        told = self._told[kind] = set()
+        try:
+            listed = _versions(await self._cluster.list(kind))
+        except Wait as error:
+            self._missed[kind] = str(error)
+            return
+        deadline = time.monotonic() + BEHIND
+        while silent(listed, _versions(self._seen[kind].values()), told):
+            if time.monotonic() > deadline:
+                self._missed[kind] = "the watch does not tell what a list shows"
+                return
+            await asyncio.sleep(0.1)
 
     def gap(self) -> str | None:
         """What cannot be seen at present, or was not seen for a moment since the last call."""
@@ -210,6 +246,21 @@ class FluxWatch:
         except TimeoutError:
             pass
         return self.not_green()
+
+
+Versions = Mapping[tuple[str, str], str]
+
+
+def _versions(objects: Iterable[Object]) -> Versions:
+    return {key_of(o): str(o["metadata"].get("resourceVersion")) for o in objects}
+
+
+def silent(listed: Versions, watched: Versions, told: Collection[tuple[str, str]]) -> bool:
+    """True while the watch has not told all that the list shows. Versions are compared for equality only.
+
+    What the watch told of since the list was asked for (`told`) is fresh enough: the list may be the older of the two.
+    """
+    return any(watched.get(key) != listed.get(key) for key in (listed.keys() | watched.keys()) - set(told))
 
 
 def _why(kind: Kind, obj: Object) -> str:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+
+def now() -> float:
+    """Seconds on a clock that nobody sets and that goes on while the machine is suspended, where there is one.
+
+    Linux stops CLOCK_MONOTONIC in a suspended machine: its other half of the cluster would have run on unseen.
+    """
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 @dataclass(slots=True)
@@ -14,6 +24,8 @@ class HoldClock:
     """Seconds between two ticks that still count as having looked."""
     held: float = 0.0
     restarts: int = 0
+    gaps: int = 0
+    """How many ticks were gaps: what was done before one proves nothing after it."""
     _last: float | None = None
 
     def tick(self, now: float, gap: str | None) -> None:
@@ -23,6 +35,7 @@ class HoldClock:
         if gap is None and since <= self.longest_gap:
             self.held += since
             return
+        self.gaps += 1
         if self.held > 0:
             self.restarts += 1
         self.held = 0.0

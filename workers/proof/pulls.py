@@ -70,9 +70,11 @@ class Pulls:
     upstream_only: str
     refusals: Mapping[str, str]
     """Node -> the kubelet's words."""
+    by_digest: str = ""
+    """A second one, pulled by its digest; empty when none was asked for."""
 
 
-async def prove(world: World, nodes: Sequence[str], token: int, turn: str) -> Pulls:
+async def prove(world: World, nodes: Sequence[str], token: int, turn: str, *, by_digest: bool = False) -> Pulls:
     """Pull both on every node. Raises Stuck naming the nodes that still reach past local Harbor."""
     sovereign = world.sovereign
     place = probe(sovereign, f"{token}-{turn}-{secrets.token_hex(4)}")
@@ -95,12 +97,21 @@ async def prove(world: World, nodes: Sequence[str], token: int, turn: str) -> Pu
             for node in nodes
         ]
 
+    pinned = await _pinned(world, place) if by_digest else ""
     wanted, refused = on_all("local", place.image), on_all("upstream", negative)
-    async with pods.placed(world.cluster, [*wanted, *refused]):
-        seen = await pods.settled(world.cluster, [*wanted, *refused], _decided, sovereign.nodes.timeout)
+    also = on_all("digest", pinned) if pinned else []
+    async with pods.placed(world.cluster, [*wanted, *also, *refused]):
+        seen = await pods.settled(world.cluster, [*wanted, *also, *refused], _decided, sovereign.nodes.timeout)
     _check_local(seen, wanted, place.image)
+    _check_local(seen, also, pinned)
     refusals = _check_upstream(seen, refused, negative)
-    return Pulls(place.image, negative, refusals)
+    return Pulls(place.image, negative, refusals, pinned)
+
+
+async def _pinned(world: World, place: Probe) -> str:
+    """Another artifact that no node has, spelled with its digest: containerd resolves that on another way."""
+    digest = await world.registries.push_probe(place.repository, f"{place.tag}-pinned", secrets.token_bytes(64))
+    return f"{place.image.removesuffix(f':{place.tag}')}@{digest}"
 
 
 async def _not_mirrored(world: World, image: str) -> None:

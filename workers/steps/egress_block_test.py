@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import anyio
 
 from schemas.progress import Progress
 from schemas.results import Canary, EgressProven
 from workers.adapters.cluster_kinds import Seen
-from workers.errors import Stuck, Trouble, Wait
-from workers.proof import canaries, declared, forced, lifter, names, pods, pulls
+from workers.errors import Stuck, Wait
+from workers.proof import canaries, census, declared, forced, lifter, names, pods, pulls
+from workers.proof.beside import beside
 from workers.proof.block import Block, Placement, lift, lost, not_lifted, standing
-from workers.proof.canaries import Sample, words
+from workers.proof.canaries import Sample, Ways, words
+from workers.proof.census import Census
 from workers.proof.health import FluxWatch
-from workers.proof.hold import HoldClock
+from workers.proof.hold import HoldClock, now
 from workers.proof.means.terms import LABEL
 from workers.sovereign import Proof
 from workers.world import Order, Report, World
@@ -70,10 +70,14 @@ class Holding:
     bite: Sample
     last: Sample
     forced: list[str] = field(default_factory=list)
+    forced_at: int = -1
+    """How many gaps there had been when that work began: a later gap makes it worthless."""
     blind: str | None = None
     """What the canaries could not see at their last turn."""
     unwatched: str | None = None
     """Why nobody can tell whether the block stands."""
+    stands: str | None = None
+    """The gap at the last tick."""
     turns: int = 0
     odd: list[Canary] = field(default_factory=list)
     """Findings that were not as they had to be."""
@@ -82,30 +86,54 @@ class Holding:
         """Why the clock may not count now. Asked once a tick: what was missed is said once."""
         return watch.gap() or self.blind or self.unwatched
 
+    def tick(self, gap: str | None) -> None:
+        """One look at the clock."""
+        self.stands = gap
+        self.clock.tick(now(), gap)
+
+    @property
+    def done(self) -> bool:
+        """Held long enough in one piece, and all work was forced within that piece."""
+        return self.clock.done and self.forced_at == self.clock.gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What was found before the block, and must be so until its end."""
+
+    nodes: Census
+    before: Sample
+    ways: Ways
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The nodes' names."""
+        return tuple(self.nodes)
+
 
 async def run(order: Order, world: World, report: Report) -> EgressProven:
     """Check, block, hold, lift, check again."""
     measure = plan(world.sovereign.proof)
-    nodes = await pods.node_names(world.cluster)
     await pods.sweep(world.cluster, None, order.token)
-    await lift(world, token=order.token)
+    await _nobody_holds(world, order)
     block = Block(world, order.token)
     await block.prepare()
-    before = await _before(order, world, report, nodes)
+    ground = await _before(order, world, report)
+    before = ground.before
     if block.by_address:
-        await block.learn(await names.resolved(world, nodes, order.token, "names"))
+        await block.learn(await names.resolved(world, ground.names, order.token, "names"))
     async with lifter.beside(world, order.token, seconds=measure.most, kind=block.pods.kind):
         blocked_at = datetime.now(UTC)
         try:
             await block.apply()
-            holding = await _held(order, world, report, nodes, measure, block, blocked_at)
+            holding = await _held(order, world, report, ground, measure, block, blocked_at)
         finally:
             with anyio.move_on_after(LIFTING, shield=True):
                 await lift(world, token=order.token)
         lifted_at = datetime.now(UTC)
         await _really_lifted(world)
     await report(Progress(message="block lifted; canaries go out again", percent=97))
-    after = await _freed(order, world, nodes)
+    after = await _freed(order, world, ground.names)
     kind = "rehearsal" if measure.rehearsal else "proof"
     return EgressProven(
         changes=0,
@@ -128,6 +156,19 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
     )
 
 
+async def _nobody_holds(world: World, order: Order) -> None:
+    """What earlier attempts left behind is gone. Raises Wait while somebody else's block is alive."""
+    await lift(world, token=order.token)
+    place = Placement.of(world.sovereign)
+    if not (left := await standing(world.cluster, place)):
+        return
+    if left.alive(datetime.now(UTC)):
+        # A newer token than ours in this log is none of ours: another installation's, or a log that was made anew.
+        message = f"another block stands and is renewed: {', '.join(left.names(place)[:3])}; `cutover lift` ends it"
+        raise Wait("BlockHeldByAnother", message, after=30.0)
+    await lift(world, only_expired_at=datetime.now(UTC))
+
+
 async def _really_lifted(world: World) -> None:
     """No part of a block stands: neither a policy nor the nodes' order."""
     place = Placement.of(world.sovereign)
@@ -135,32 +176,33 @@ async def _really_lifted(world: World) -> None:
         raise not_lifted(left, f"after {LIFTING:g} s of lifting")
 
 
-async def _before(order: Order, world: World, report: Report, nodes: Sequence[str]) -> Sample:
+async def _before(order: Order, world: World, report: Report) -> Ground:
     """Nothing is tied upstream, everything is green, and the way out is open: else the proof means nothing."""
     await report(Progress(message="before the block: declared sources, health, canaries", percent=1))
-    await declared.clean(world)
+    nodes = await census.taken(world.cluster)
+    ways = Ways(proxies=declared.proxies(await declared.clean(world)))
     await pulls.negative_exists(world)
     watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
     await watch.look()
-    async with _beside(watch.run()):
+    async with beside(watch.run()):
         unsettled = await watch.settle(world.sovereign.flux.timeout)
     if unsettled:
         raise Stuck("NotGreenBefore", f"not Ready before the block: {'; '.join(unsettled[:5])}")
-    found = await reached(order, world, nodes)
+    found = await reached(order, world, tuple(nodes), ways)
     check_before(found)
-    return found
+    return Ground(nodes, found, Ways(found.answered, ways.proxies))
 
 
-async def reached(order: Order, world: World, nodes: Sequence[str]) -> Sample:
+async def reached(order: Order, world: World, nodes: Sequence[str], ways: Ways = canaries.ONLY_NAMES) -> Sample:
     """The first sample in which everything is reached, or the last of several.
 
     Nothing is blocked yet: a slow second of a node is no verdict, and asking again harms nobody.
     """
     for turn in range(ASKED - 1):
-        found = await canaries.sample(world, nodes, order.token, f"before{turn}")
+        found = await canaries.sample(world, nodes, order.token, f"before{turn}", ways)
         if not found.shut_in() and not found.cut_off():
             return found
-    return await canaries.sample(world, nodes, order.token, "before")
+    return await canaries.sample(world, nodes, order.token, "before", ways)
 
 
 def check_before(found: Sample) -> None:
@@ -175,46 +217,67 @@ async def _held(
     order: Order,
     world: World,
     report: Report,
-    nodes: Sequence[str],
+    ground: Ground,
     measure: Plan,
     block: Block,
     blocked_at: datetime,
 ) -> Holding:
     """The block bites; then the clock, with everything that may stop it running beside it."""
-    async with _beside(_renewing(block, world.sovereign.proof.lease)):
+    async with beside(_renewing(block, world.sovereign.proof.lease)):
         await report(Progress(message="egress blocked; checking that the block bites", percent=5))
-        bite = await _bites(order, world, nodes)
+        bite = await _bites(order, world, ground.names, ground.ways)
         holding = Holding(HoldClock(measure.hold, LONGEST_GAP), bite, bite)
         watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
         await watch.look()
-        work = asyncio.ensure_future(_force(order, world, nodes, holding, blocked_at))
-        sampling = _sampling(order, world, nodes, block, holding, measure.sample)
-        async with _beside(watch.run(), _policy_stands(world, block, holding), sampling, _future(work)):
-            await _count(holding, watch, measure, work, report)
-        # The last word is a look taken after the whole hold.
-        holding.last = await _last(order, world, nodes)
-        check_green(watch)
+        async with beside(
+            watch.run(),
+            _policy_stands(world, block, holding),
+            _sampling(order, world, ground, block, holding, watch, measure.sample),
+            _forcing(order, world, ground.names, holding, blocked_at),
+        ):
+            began = now()
+            while not holding.done:
+                await _count(holding, watch, measure, report, began)
+                await _closing(order, world, ground, block, holding, watch)
     return holding
 
 
-async def _last(order: Order, world: World, nodes: Sequence[str]) -> Sample:
+async def _closing(
+    order: Order, world: World, ground: Ground, block: Block, holding: Holding, watch: FluxWatch
+) -> None:
+    """The last word is a look at everything after the whole hold: what is missing there restarts the clock."""
+    holding.last = await _last(order, world, ground, holding.clock.gaps)
+    await block.renew()
+    await _same_nodes(world, ground)
+    await watch.confirm()
+    if gap := holding.gap(watch):
+        holding.tick(gap)
+    check_green(watch)
+
+
+async def _last(order: Order, world: World, ground: Ground, turn: int) -> Sample:
     """The last look. One lost answer is asked for again; one that got out is not."""
-    found = await canaries.sample(world, nodes, order.token, "last")
+    found = await canaries.sample(world, ground.names, order.token, f"last{turn}", ground.ways)
     if found.cut_off() and not found.escaped():
-        found = await canaries.sample(world, nodes, order.token, "last1")
+        found = await canaries.sample(world, ground.names, order.token, f"last{turn}again", ground.ways)
     check_bite(found)
     return found
 
 
-async def _count(holding: Holding, watch: FluxWatch, measure: Plan, work: asyncio.Future[None], report: Report) -> None:
+async def _same_nodes(world: World, ground: Ground) -> None:
+    """Raises Wait when there are other nodes than before the block: the proof begins anew, with these."""
+    if other := census.changed(ground.nodes, await census.taken(world.cluster)):
+        raise Wait("NodesChanged", f"during the hold: {other}; the proof begins anew", after=10.0)
+
+
+async def _count(holding: Holding, watch: FluxWatch, measure: Plan, report: Report, began: float) -> None:
     """Tick until it was held long enough and all forced work is done."""
-    began = time.monotonic()
-    while not (holding.clock.done and work.done()):
+    while not holding.done:
         check_green(watch)
-        now, gap = time.monotonic(), holding.gap(watch)
-        if now - began > measure.most:
-            raise Stuck("HoldNotReached", f"held {holding.clock.held:.0f} s after {now - began:.0f} s: {gap}")
-        holding.clock.tick(now, gap)
+        gap = holding.gap(watch)
+        if now() - began > measure.most:
+            raise Stuck("HoldNotReached", f"held {holding.clock.held:.0f} s after {now() - began:.0f} s: {gap}")
+        holding.tick(gap)
         await report(_progress(holding, gap, measure))
         await asyncio.sleep(TICK)
 
@@ -242,7 +305,7 @@ async def _renewing(block: Block, lease: float) -> None:
         await block.renew()
 
 
-async def _bites(order: Order, world: World, nodes: Sequence[str]) -> Sample:
+async def _bites(order: Order, world: World, nodes: Sequence[str], ways: Ways = canaries.ONLY_NAMES) -> Sample:
     """The first sample in which nobody gets out and all are in touch; a datapath takes a moment to be programmed.
 
     Somebody cut off in two samples running ends it at once: nobody shall be without DNS for a minute.
@@ -250,7 +313,7 @@ async def _bites(order: Order, world: World, nodes: Sequence[str]) -> Sample:
     deadline = time.monotonic() + BITE
     turn, cut = 0, False
     while True:
-        found = await canaries.sample(world, nodes, order.token, f"bite{turn}")
+        found = await canaries.sample(world, nodes, order.token, f"bite{turn}", ways)
         if cut:
             check_touch(found)
         cut = bool(found.cut_off())
@@ -275,23 +338,28 @@ def check_touch(found: Sample) -> None:
 
 
 async def _sampling(
-    order: Order, world: World, nodes: Sequence[str], block: Block, holding: Holding, pause: float
+    order: Order, world: World, ground: Ground, block: Block, holding: Holding, watch: FluxWatch, pause: float
 ) -> None:
     """Canaries over and over. One that gets out ends the proof; one that is not heard is a gap."""
     while True:
         await asyncio.sleep(pause)
         holding.turns += 1
+        turn = holding.turns
         try:
             if block.by_address:
-                await block.learn(await names.resolved(world, nodes, order.token, f"n{holding.turns}"))
-            found = await canaries.sample(world, nodes, order.token, f"s{holding.turns}")
+                await block.learn(await names.resolved(world, ground.names, order.token, f"n{turn}"))
+            found = await canaries.sample(world, ground.names, order.token, f"s{turn}", ground.ways)
+            await _same_nodes(world, ground)
+            await watch.confirm()
         except Wait as error:
+            if error.reason == "NodesChanged":
+                raise
             holding.blind = str(error)
             continue
         if found.escaped():
             check_bite(found)
         cut = found.cut_off()
-        holding.odd += canaries.marked(cut, str(holding.turns))
+        holding.odd += canaries.marked(cut, str(turn))
         holding.blind = f"not in touch: {words(cut)}" if cut else None
         holding.last = found
 
@@ -315,15 +383,16 @@ async def _policy_stands(world: World, block: Block, holding: Holding) -> None:
             raise lost(block.broken(seen.values()) or kind.kind)
 
 
-async def _force(order: Order, world: World, nodes: Sequence[str], holding: Holding, blocked_at: datetime) -> None:
-    """All forced work, one line of evidence each."""
-    token = f"{order.token}-{blocked_at.timestamp():.0f}"
-    sha = await forced.commit(world, order, blocked_at)
-    holding.forced.append(await forced.flows(world, sha, token))
-    holding.forced.append(await forced.charts(world, blocked_at, token))
-    holding.forced.append(await forced.packages(world))
-    pulled = await pulls.prove(world, nodes, order.token, "hold")
-    holding.forced.append(f"{pulled.local_only} pulled and {pulled.upstream_only} refused on {len(nodes)} nodes")
+async def _forcing(order: Order, world: World, nodes: Sequence[str], holding: Holding, blocked_at: datetime) -> None:
+    """All forced work, and all of it again when a gap came after it began: it must fall into the time that counts."""
+    turn = 0
+    while True:
+        if holding.stands is None and holding.forced_at != (gaps := holding.clock.gaps):
+            turn += 1
+            holding.forced = []
+            holding.forced = await forced.everything(world, order, nodes, blocked_at, turn)
+            holding.forced_at = gaps
+        await asyncio.sleep(TICK)
 
 
 async def _freed(order: Order, world: World, nodes: Sequence[str]) -> Sample:
@@ -347,29 +416,3 @@ def not_freed(found: Sample) -> Stuck:
         return Stuck("BlockNotLifted", f"{message}(host) or Cilium (pod) of that node")
     message = f"the block is lifted, yet not reached: {words(found.shut_in())}; was it an outage?"
     return Stuck("StillOffline", message)
-
-
-async def _future(work: asyncio.Future[None]) -> None:
-    await work
-
-
-@asynccontextmanager
-async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these beside the block; the first trouble of any ends it, and its end ends them."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(w) for w in works]
-            yield
-            for task in tasks:
-                task.cancel()
-    except BaseExceptionGroup as several:
-        raise _worst(several) from several
-
-
-def _worst(several: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One of many: what a person must act on before what may pass, and that before a defect."""
-    flat: list[BaseException] = []
-    for error in several.exceptions:
-        flat.append(_worst(error) if isinstance(error, BaseExceptionGroup) else error)
-    ranked = sorted(flat, key=lambda e: (not isinstance(e, Stuck), not isinstance(e, Trouble)))
-    return ranked[0]

@@ -70,7 +70,7 @@ async def test_a_slow_moment_before_the_block_is_asked_again_an_outage_remains(
 ) -> None:
     asked: list[str] = []
 
-    async def sample(world: World, nodes: Sequence[str], token: int, turn: str) -> canaries.Sample:
+    async def sample(world: World, nodes: Sequence[str], token: int, turn: str, *_: object) -> canaries.Sample:
         asked.append(turn)
         return found(upstream=len(asked) > slow, local=True)
 
@@ -109,10 +109,10 @@ def test_a_canary_that_said_nothing_is_not_a_canary_that_reached_nothing() -> No
     )
     key, post = ("ns", sent["metadata"]["name"]), canaries.Post("n1", "ns", "pod")
     with pytest.raises(Wait, match="CanarySilent"):
-        canaries._heard(post, sent, {}, {"ghcr.io": "ghcr.io"})
+        canaries._heard(post, sent, {}, {"ghcr.io": "ghcr.io"}, {})
     said = {"containerStatuses": [{"state": {"terminated": {"exitCode": 0, "message": "[]"}}}]}
     with pytest.raises(Wait, match="left out"):
-        canaries._heard(post, sent, {key: {**sent, "status": said}}, {"ghcr.io": "ghcr.io"})
+        canaries._heard(post, sent, {key: {**sent, "status": said}}, {"ghcr.io": "ghcr.io"}, {})
 
 
 def test_the_clock_counts_only_what_was_seen() -> None:
