@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import orjson
 from fastapi import Body, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
@@ -54,6 +54,11 @@ SAFE: Final = {
 }
 Slug = Annotated[str, Path(json_schema_extra={"enum": list(flow.SLUGS)})]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
+
+
+Place = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Blank = BeforeValidator(lambda value: None if value == "" else value)
+"""A reader that has no place yet may say so with nothing between the quotes."""
 
 
 class Json(JSONResponse):
@@ -283,8 +288,8 @@ def _events(app: FastAPI, front: Front, door: Door, readers: Readers) -> None:
     )  # fmt: skip
     async def events(
         request: Request,
-        last: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=2**63 - 1)] = None,
-        since: Annotated[int | None, Query(alias="lastEventId", ge=0, le=2**63 - 1)] = None,
+        last: Annotated[Place | None, Blank, Header(alias="Last-Event-ID")] = None,
+        since: Annotated[Place | None, Blank, Query(alias="lastEventId")] = None,
         word: Annotated[str | None, Query(alias="ticket", max_length=4096)] = None,
         go_on: Annotated[bool, Query(alias="follow")] = True,
     ) -> Response:

@@ -122,15 +122,19 @@ def at_home(headers: Headers) -> None:
     A browser lets any page send a plain POST to loopback, and names that page in `Origin`; a name that was made to
     resolve to loopback (DNS rebinding) stands in `Host`."""
     host = headers.get("host", "")
-    name = urlsplit(f"//{host}").hostname
-    if host and not _loopback(name or ""):
+    if host and not _loopback(host):
         raise Problem(403, "forbidden", "--insecure-dev answers to names of loopback only")
     for origin in headers.getlist("origin"):
         if origin != f"http://{host}":
             raise Problem(403, "forbidden", "--insecure-dev answers its own pages only")
 
 
-def _loopback(name: str) -> bool:
+def _loopback(host: str) -> bool:
+    """Of a `Host`: a name, perhaps with a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
