@@ -23,6 +23,7 @@ from sandbox.network import Identity, Network, canonical
 from sandbox.nodes import DirectoryFirewall, ImageStore, Node, NodeBlocks
 from sandbox.policy import API_SERVER, identity_of
 from sandbox.puller import Image, Puller, PullError
+from schemas.canary import Finding
 from schemas.nodes import NodePlan, NodeReport
 from workers.adapters import node_probe
 from workers.adapters.cluster import Cluster
@@ -240,7 +241,7 @@ class Kubelets:
         timeout: float,
         known: Mapping[str, Collection[str]] | None = None,
         proxies: Sequence[str] = (),
-    ) -> list[canary.Finding]:
+    ) -> list[Finding]:
         """`timeout` is how long a dropped packet is waited for."""
         outside = known or {}
         names = {target: urlsplit(target).netloc for target in targets}
@@ -252,7 +253,7 @@ class Kubelets:
         )
         return [self._at(finding) for (finding,) in found]
 
-    def _at(self, finding: canary.Finding) -> canary.Finding:
+    def _at(self, finding: Finding) -> Finding:
         """With the addresses that a canary on a real network would have seen answer."""
         host = self._network.hosts.get(canonical(finding.host))
         return finding.model_copy(update={"at": host.addresses}) if finding.reached and host else finding

@@ -21,26 +21,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
-from pydantic import TypeAdapter
 
-from schemas.base import Travels
+from schemas.canary import NAMES, Finding
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes' default `terminationMessagePath`; at most 4096 bytes of it come back."""
 T = TypeVar("T")
-
-
-class Finding(Travels):
-    """One look at one target."""
-
-    host: str
-    reached: bool
-    detail: str = ""
-    at: tuple[str, ...] = ()
-    """Addresses that answered: one of each family, for a later look that must not trust the name alone."""
-
-
-FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
 async def look(
@@ -145,9 +131,6 @@ async def _once(way: Coroutine[Any, Any, str], address: str = "") -> list[Findin
 
 def _words(error: OSError) -> str:
     return (error.strerror or type(error).__name__)[:80]
-
-
-NAMES = TypeAdapter(dict[str, tuple[str, ...]])
 
 
 async def addresses(names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from schemas.canary import FINDINGS
 from schemas.results import Canary, CanaryCount
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_kinds import NETWORK_POLICY, Kind, Object, namespace_of
-from workers.entrypoints.canary import FINDINGS
 from workers.errors import Wait
 from workers.proof import pods
 from workers.proof.means.terms import LABEL, present

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from schemas.canary import NAMES
 from workers.adapters.cluster_kinds import Object
-from workers.entrypoints.canary import NAMES
 from workers.errors import Stuck, Wait
 from workers.proof import pods
 from workers.proof.canaries import START, targets

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from workers.entrypoints.canary import NAMES, names_document
+from schemas.canary import NAMES
+from workers.entrypoints.canary import names_document
 from workers.proof.names import AT_ONCE, parted
 
 
