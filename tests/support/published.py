@@ -1,7 +1,7 @@
 """Schemas of custom resources, closed as an API server with `fieldValidation=Strict` closes them.
 
-From the definitions beside the checkout where they are; of three kinds that are not, the fields that the chart may use
-are written down here, as their projects publish them.
+From the definitions beside the checkout where they are; of kinds that are not, the fields that we may use are
+written down here, as their projects publish them.
 """
 
 from __future__ import annotations
@@ -130,8 +130,24 @@ PROMETHEUS_RULE = whole(
 )  # fmt: skip
 """monitoring.coreos.com/v1"""
 
+BLUEPRINT = whole(
+    thing(
+        ("spec",),
+        spec=thing(
+            ("version", "card"),
+            version=text(r"^[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9.-]+)?$"),
+            card=thing(("title",), title=text(".+"), summary=text()),
+            visibility={"enum": ["listed", "unlisted", "private"]},
+            depends=many(thing(("blueprint",), blueprint=text(r"^(bp-)?[a-z][a-z0-9-]{1,62}$"), version=text())),
+            manifests=thing(source=thing(kind={"enum": ["HelmChart", "Kustomize", "OAM"]}, ref=text())),
+        ),
+    )
+)
+"""catalyst.openova.io/v1alpha1 and v1, as openova's own definition of it says."""
+
 WRITTEN: dict[tuple[str, str], Object] = {
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): HTTP_ROUTE,
     ("monitoring.coreos.com/v1", "ServiceMonitor"): SERVICE_MONITOR,
     ("monitoring.coreos.com/v1", "PrometheusRule"): PROMETHEUS_RULE,
+    ("catalyst.openova.io/v1alpha1", "Blueprint"): BLUEPRINT,
 }
