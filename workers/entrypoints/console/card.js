@@ -325,8 +325,13 @@ $("log").addEventListener("toggle", paintLog);
 $("sign-in-oidc").addEventListener("click", () => plainly($("sign-in-oidc"), api.signIn));
 $("sign-in-token").addEventListener("submit", (event) => {
   event.preventDefault();
-  api.use($("token").value.trim());
+  const pasted = $("token").value.trim().replace(/^Bearer\s+/i, "");
   $("token").value = "";
+  if (!/^[!-~]+$/.test(pasted)) { // no header could carry it
+    text($("sign-in-why"), "That is no access token.");
+    return;
+  }
+  api.use(pasted);
   api.loggedIn();
   enter();
 });
