@@ -53,6 +53,7 @@ AWAY: Object = {
     }
 }
 """Nobody else is there: what is tried is the broker."""
+IDLE = 4.0  # seconds
 PROCESSES = ("supply", "pivot", "proof", "control", "api", "node-agent")
 
 
@@ -180,8 +181,8 @@ async def shipped(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 @asynccontextmanager
-async def at_work(shipped: Shipped, *names: str) -> AsyncIterator[dict[str, Health]]:
-    """Workers of these classes, in this process, told what the chart tells them."""
+async def at_work(shipped: Shipped, *names: str) -> AsyncIterator[KubeApi]:
+    """Workers of these classes, in this process, told what the chart tells them; once all of them are ready."""
     async with AsyncExitStack() as stack:
         kube = await stack.enter_async_context(KubeApi.open(shipped.place / "kube", Clock()))
         found = {name: Health() for name in names}
@@ -196,7 +197,10 @@ async def at_work(shipped: Shipped, *names: str) -> AsyncIterator[dict[str, Heal
                 await wiring.work(told, CLASSES[name], health=health, say=lambda _: None)
 
             tasks.start_soon(work)
-        yield found
+        with anyio.fail_after(60):
+            while any(each.answer("/readyz")[0] != 200 for each in found.values()):
+                await anyio.sleep(0.05)
+        yield kube
         tasks.cancel_scope.cancel()
 
 
@@ -214,19 +218,36 @@ async def until_told(stream: JetStreamLog, wanted: Callable[[Any], bool]) -> Any
 
 
 async def test_a_request_hops_from_the_operator_over_admission_to_the_first_step(shipped: Shipped) -> None:
-    async with at_work(shipped, "supply", "control") as health:
-        with anyio.fail_after(60):
-            while any(each.answer("/readyz")[0] != 200 for each in health.values()):
-                await anyio.sleep(0.05)
-        async with JetStreamLog.open(shipped.operator()) as operator:
-            asked = facts.Requested(operator="alice", reason="test")
-            await asking.publish(shipped.settings("control"), operator, asked)
-            await until_told(operator, lambda data: isinstance(data, facts.Accepted))
-            started = await until_told(operator, lambda data: isinstance(data, facts.StepStarted))
-            assert started.step == "gitea-mirror"
-            # It has hopped on: what the step meets is that nobody else is there.
-            await until_told(operator, lambda data: isinstance(data, facts.StepWaiting | facts.StepFailed))
+    async with at_work(shipped, "supply", "control"), JetStreamLog.open(shipped.operator()) as operator:
+        asked = facts.Requested(operator="alice", reason="test")
+        await asking.publish(shipped.settings("control"), operator, asked)
+        await until_told(operator, lambda data: isinstance(data, facts.Accepted))
+        started = await until_told(operator, lambda data: isinstance(data, facts.StepStarted))
+        assert started.step == "gitea-mirror"
+        # It has hopped on: what the step meets is that nobody else is there.
+        await until_told(operator, lambda data: isinstance(data, facts.StepWaiting | facts.StepFailed))
     assert "iolation" not in (shipped.place / "nats.log").read_text()
+
+
+async def test_installed_and_idle_nobody_writes_anything(shipped: Shipped) -> None:
+    """Not into the cluster, and not into the log: the stream and its consumers are all that is made."""
+    if shipped.login == "nkey":
+        pytest.skip("the same but for the login, which the tests around have tried")
+
+    async def revision(kube: KubeApi) -> str:
+        _, answer = await kube.local.request("GET", "/api/v1/configmaps")
+        return str(answer["metadata"]["resourceVersion"])  # the whole server's, as etcd counts
+
+    async with (
+        at_work(shipped, "supply", "pivot", "proof", "control") as kube,
+        JetStreamLog.open(shipped.operator()) as operator,
+    ):
+        before = await revision(kube)
+        await anyio.sleep(IDLE)
+        assert await revision(kube) == before
+        assert [entry.subject async for entry in operator.read(ALL)] == []
+        await kube.local.request("POST", "/api/v1/namespaces", {"metadata": {"name": "seen"}})
+        assert await revision(kube) != before  # a write would have shown
 
 
 async def test_every_class_logs_in_with_what_it_is_told_and_the_log_outlives_the_servers_death(
