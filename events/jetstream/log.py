@@ -79,6 +79,9 @@ class JetStreamLog:
         async def on_error(error: Exception) -> None:
             self._trouble = error
             text = str(error)
+            if not self.client.is_connected and (half := self.client._transport) is not None:
+                # Of a handshake that failed: nats-py opens the next one beside it (client.py, _attempt_reconnect).
+                half.close()  # type: ignore[no-untyped-call]
             if "permissions violation" in text.lower():
                 self.denied = text
                 say(f"the broker refuses it: {text}; grant {self.broker.user or 'this login'} that subject")
