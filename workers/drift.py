@@ -142,7 +142,7 @@ class _Watch:
                 if await self.world.cluster.served(kind):
                     await self._changes(kind, where, name, seen)
             except Trouble as error:
-                log.info("%s is not watched: %s", kind.resource, error)
+                log.warning("%s is not watched: %s", kind.resource, error)
                 self.changed.set()
             await anyio.sleep(LATER)
 

@@ -345,12 +345,14 @@ async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
 
 
 def tied(found: facts.Audited) -> list[str]:
-    """The findings that forbid completion: tethers 1 to 7, and whatever could not be read."""
-    return [
-        " ".join(str(row[part]) for part in ("kind", "namespace", "name", "field") if row.get(part))
-        for row in found.findings
-        if row.get("tether") in range(1, 8) or row.get("severity") == "unreadable"
-    ]
+    """The findings that forbid completion: whatever could not be read, and why, then tethers 1 to 7."""
+    unread = [f"{_named(row)}: {row.get('host')}" for row in found.findings if row.get("severity") == "unreadable"]
+    left = [row for row in found.findings if row.get("severity") != "unreadable"]
+    return [*unread, *(_named(row) for row in left if row.get("tether") in range(1, 8))]
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row[part]) for part in ("kind", "namespace", "name", "field") if row.get(part))
 
 
 def _results(run: Run, step: Step) -> dict[str, StepResult]:

@@ -46,6 +46,7 @@ subjects:
 
 {{- define "cutover.rules.supply" -}}
 {{ include "cutover.rules.audit" . }}
+- {apiGroups: [postgresql.cnpg.io], resources: [clusters], verbs: [list]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list]}
 {{- end -}}
 
@@ -131,6 +132,7 @@ apiGroups: [networking.k8s.io], resources: [networkpolicies]
 
 {{/* What a plan lists beyond an audit: what runs, and who made it. */}}
 {{- define "cutover.rules.plan" -}}
+- {apiGroups: [postgresql.cnpg.io], resources: [clusters], verbs: [list]}
 - {apiGroups: [source.toolkit.fluxcd.io], resources: [helmcharts], verbs: [list]}
 - {apiGroups: [helm.toolkit.fluxcd.io], resources: [helmreleases], verbs: [list]}
 - {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], resourceNames: [imageconfigs.pkg.crossplane.io], verbs: [get]}

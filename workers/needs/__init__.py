@@ -12,7 +12,6 @@ from anyio import to_thread
 from workers.adapters.cluster import CONFIG_MAP, NODE, Kind
 from workers.adapters.git import Remote
 from workers.adapters.oci import What
-from workers.errors import Stuck
 from workers.needs.boot import boot
 from workers.needs.charts import PACKED, NotAChart, needs_of_chart, unpacked
 from workers.needs.listing import Listed, listing
@@ -46,12 +45,9 @@ async def gather(world: World) -> Needs:
 
 
 async def boot_strap(world: World, needs: Iterable[Need]) -> Needs:
-    """What of these, and what beside them, local Harbor needs to come up. Nodes that may not be looked at are told."""
-    try:
-        nodes = await world.cluster.list(NODE) if await world.cluster.served(NODE) else []
-    except Stuck as stuck:
-        said = Needs(notices=(f"boot-strap: what nodes hold is not seen: {stuck}",))
-        return boot(world.sovereign, needs, ()) + said
+    """What of these, and what beside them, local Harbor needs to come up. Raises Wait, Stuck: what nodes hold that
+    may not be looked at would be missed only after the cut."""
+    nodes = await world.cluster.list(NODE) if await world.cluster.served(NODE) else []
     # The kubelet tells of the fifty largest (nodeStatusMaxImages), by tag and by digest.
     held = [i for node in nodes for i in (node.get("status") or {}).get("images") or ()]
     names = [str(name) for image in held for name in image.get("names") or ()]
@@ -59,17 +55,14 @@ async def boot_strap(world: World, needs: Iterable[Need]) -> Needs:
 
 
 async def _beside(world: World) -> Needs:
-    """What has images and is no workload: databases of CloudNativePG, k3s's volume helper. Not readable is said."""
-    try:
-        objects: list[Object] = []
-        if await world.cluster.served(POSTGRES):
-            objects += await _listed(world, POSTGRES)
-        if await world.cluster.served(CONFIG_MAP):
-            namespace, name = VOLUME_HELPER
-            helper = await world.cluster.get(CONFIG_MAP, name, namespace)
-            objects += [{**helper, "kind": CONFIG_MAP.kind}] if helper else []
-    except Stuck as stuck:
-        return Needs(notices=(f"live: images of databases or of k3s's volume helper are not seen: {stuck}",))
+    """What has images and is no workload: databases of CloudNativePG, k3s's volume helper. Raises Wait, Stuck."""
+    objects: list[Object] = []
+    if await world.cluster.served(POSTGRES):
+        objects += await _listed(world, POSTGRES)
+    if await world.cluster.served(CONFIG_MAP):
+        namespace, name = VOLUME_HELPER
+        helper = await world.cluster.get(CONFIG_MAP, name, namespace)
+        objects += [{**helper, "kind": CONFIG_MAP.kind}] if helper else []
     return needs_of(objects, "live")
 
 
