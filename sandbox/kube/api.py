@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sandbox.clock import Clock
-from sandbox.kube import discovery, errors, openapi, protobuf, subresources, tables
+from sandbox.kube import discovery, errors, openapi, options, protobuf, subresources, tables
 from sandbox.kube.access import Ask, Tokens, User, allowed
 from sandbox.kube.call import Call
 from sandbox.kube.definitions import Definitions
@@ -185,9 +185,11 @@ class Api:
     def _resource(self, request: Request, found: Target) -> Answer:
         wanted, r = verb(request, found), found.resource
         known = r.verbs if not found.subresource else ("get", "update", "patch", "create")
-        if wanted not in known or (wanted == "create" and found.name and not found.subresource):
+        nameless = wanted in ("update", "patch") and not found.name
+        if wanted not in known or nameless or (wanted == "create" and found.name and not found.subresource):
             raise errors.not_allowed()
         call = self._call(request, found)
+        options.check(wanted, call)
         if found.subresource and found.subresource != "status":
             return self._subresource(request, call)
         if wanted == "create" and r.verbs == ("create",):

@@ -10,6 +10,7 @@ from sandbox.kube.store import Store
 
 Object = dict[str, Any]
 NAMESPACES = ("", "namespaces")
+MEANS = {"uid": "deleted and then recreated", "resourceVersion": "modified"}
 WAITS = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
@@ -59,7 +60,7 @@ def _preconditions(call: Call, old: Object, wanted: Object) -> None:
         if wanted.get(field_name) and wanted[field_name] != metadata[field_name]:
             why = (
                 f"the {said} in the precondition ({wanted[field_name]}) does not match the {said} in record "
-                f"({metadata[field_name]}). The object might have been deleted and then recreated"
+                f"({metadata[field_name]}). The object might have been {MEANS[field_name]}"
             )
             # Here the API server names the kind, where elsewhere it names the resource.
             raise errors.conflict(r.group, r.kind, call.name, why)

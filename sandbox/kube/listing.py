@@ -34,7 +34,7 @@ def listed(store: Store, call: Call) -> Object:
         objects = [obj for obj in objects if _place(obj) > after]
     if match is not None:
         objects = [obj for obj in objects if match(obj)]
-    limit = int(call.query.get("limit") or 0)
+    limit = _limit(call)
     metadata: Object = {"continue": ""} if r.custom else {}
     metadata["resourceVersion"] = str(revision)
     if limit and len(objects) > limit:
@@ -47,17 +47,42 @@ def listed(store: Store, call: Call) -> Object:
     return {"kind": r.list_kind, "apiVersion": r.api_version, "metadata": metadata, "items": items}
 
 
+def _limit(call: Call) -> int:
+    text = call.query.get("limit") or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise errors.bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from None
+
+
 def _page(store: Store, call: Call) -> tuple[tuple[str, str] | None, int]:
     if asked := call.query.get("continue"):
         after, revision = _untoken(asked)
         if store.since(call.resource.key, revision) is None:
             raise errors.expired("The provided continue parameter is too old")
         return after, revision
-    revision = parse_revision(call.query.get("resourceVersion", ""))
+    _match(call)
+    try:
+        revision = parse_revision(call.query.get("resourceVersion", ""))
+    except errors.ApiError as error:
+        raise errors.bad_request(f"invalid resource version: {error.message}") from error
     if revision > store.revision:
-        said = f"Too large resource version: {revision}, current: {store.revision}"
-        raise errors.ApiError(504, "Timeout", said, {"retryAfterSeconds": 1})
+        said = f"Timeout: Too large resource version: {revision}, current: {store.revision}"
+        cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+        raise errors.ApiError(504, "Timeout", said, {"causes": [cause], "retryAfterSeconds": 1})
     return None, store.revision
+
+
+def _match(call: Call) -> None:
+    how, version = call.query.get("resourceVersionMatch", ""), call.query.get("resourceVersion", "")
+    why = ""
+    if how and not version:
+        why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+    elif how == "Exact" and version == "0":
+        why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+    if why:
+        fault = ("resourceVersionMatch", f"Forbidden: {why}", "FieldValueForbidden")
+        raise errors.invalid("meta.k8s.io", "ListOptions", "", [fault])
 
 
 def _untyped(obj: Object) -> Object:

@@ -11,64 +11,20 @@ from typing import Any
 
 import orjson
 
+from sandbox.kube.naming import LABEL_SAID, Fault, missing, too_long, wrong
 from sandbox.kube.typed import Type
 
 Object = dict[str, Any]
-Fault = tuple[str, str, str]  # field, message, reason of the cause
-
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
-_QUALIFIED = re.compile(
-    r"([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
-)
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
-_SUBDOMAIN_SAID = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start"
-    " and end with an alphanumeric character (e.g. 'example.com', regex used for validation is"
-    r" '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+_DATA_KEY_SAID = (
+    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or"
+    " 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
 )
-_LABEL_SAID = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end"
-    " with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is"
-    " '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
-)
+MOST_DATA = 1024 * 1024
+"""Bytes in a ConfigMap or a Secret."""
+PULLS = ("Always", "IfNotPresent", "Never")
 IMMUTABLE = "field is immutable"
-
-
-def wrong(field: str, value: object, why: str) -> Fault:
-    """An invalid value."""
-    return (field, f"Invalid value: {orjson.dumps(value).decode()}: {why}", "FieldValueInvalid")
-
-
-def missing(field: str, why: str = "") -> Fault:
-    """A required value."""
-    return (field, f"Required value: {why}" if why else "Required value", "FieldValueRequired")
-
-
-def metadata_faults(group: str, plural: str, metadata: Object) -> list[Fault]:
-    """Rules for the metadata of every kind."""
-    faults: list[Fault] = []
-    name = metadata.get("name") or ""
-    if not name:
-        faults.append(missing("metadata.name", "name or generateName is required"))
-    elif group == "rbac.authorization.k8s.io":
-        if name in (".", "..") or "/" in name or "%" in name:
-            faults.append(wrong("metadata.name", name, "may not contain '/' or '%'"))
-    elif (group, plural) in (("", "namespaces"), ("", "services")):
-        if not _LABEL.match(name) or len(name) > 63:
-            faults.append(wrong("metadata.name", name, _LABEL_SAID))
-    elif not _SUBDOMAIN.match(name) or len(name) > 253:
-        faults.append(wrong("metadata.name", name, _SUBDOMAIN_SAID))
-    for key, value in (metadata.get("labels") or {}).items():
-        if not _QUALIFIED.match(key):
-            faults.append(wrong("metadata.labels", key, "name part must consist of alphanumeric characters"))
-        if not _LABEL_VALUE.match(value):
-            faults.append(wrong("metadata.labels", value, "a valid label must be an empty string or a word"))
-    for key in metadata.get("annotations") or {}:
-        if not _QUALIFIED.match(key.lower()):
-            faults.append(wrong("metadata.annotations", key, "name part must consist of alphanumeric characters"))
-    return faults
 
 
 def _env_faults(env: list[Object], path: str) -> Iterator[Fault]:
@@ -95,9 +51,17 @@ def _pod_spec_faults(spec: Object, path: str, restarts: tuple[str, ...]) -> Iter
                 yield missing(f"{here}.name")
             elif item["name"] in names:
                 yield (f"{here}.name", f'Duplicate value: "{item["name"]}"', "FieldValueDuplicate")
+            elif not _LABEL.match(item["name"]):
+                yield wrong(f"{here}.name", item["name"], LABEL_SAID)
             names.add(item.get("name", ""))
             if not item.get("image"):
                 yield missing(f"{here}.image")
+            elif item["image"] != item["image"].strip():
+                yield wrong(f"{here}.image", item["image"], "must not have leading or trailing whitespace")
+            if item.get("imagePullPolicy") not in (None, *PULLS):
+                shown = ", ".join(f'"{name}"' for name in PULLS)
+                said = f'Unsupported value: "{item["imagePullPolicy"]}": supported values: {shown}'
+                yield (f"{here}.imagePullPolicy", said, "FieldValueNotSupported")
             yield from _env_faults(item.get("env") or [], f"{here}.env")
             yield from _mount_faults(item, spec, here)
     if spec.get("restartPolicy") not in restarts:
@@ -144,6 +108,8 @@ def _workload(obj: Object, old: Object | None) -> Iterator[Fault]:
     if claims:
         pod = {**pod, "volumes": [*(pod.get("volumes") or ()), *claims]}
     yield from _pod_spec_faults(pod, "spec.template.spec", ("Always",))
+    if int(spec.get("replicas") or 0) < 0:
+        yield wrong("spec.replicas", spec["replicas"], "must be greater than or equal to 0")
     if old is not None and old["spec"].get("selector") != selector:
         yield wrong("spec.selector", selector, IMMUTABLE)
 
@@ -191,39 +157,56 @@ def _decoded(value: object) -> bytes | None:
         return None
 
 
+_LOGINS = {"kubernetes.io/dockerconfigjson": ".dockerconfigjson", "kubernetes.io/dockercfg": ".dockercfg"}
+
+
 def _secret(obj: Object, old: Object | None) -> Iterator[Fault]:
     data = obj.get("data") or {}
-    yield from _keys(data)
-    if obj.get("type") == "kubernetes.io/dockerconfigjson":
-        path = "data[.dockerconfigjson]"
-        if ".dockerconfigjson" not in data:
+    yield from _keys(data, "data")
+    if sum(len(_decoded(value) or b"") for value in data.values()) > MOST_DATA:
+        yield too_long("data", MOST_DATA)
+    if key := _LOGINS.get(obj.get("type", "")):
+        path = f"data[{key}]"
+        if key not in data:
             yield missing(path)
         else:
             try:
-                json.loads(_decoded(data[".dockerconfigjson"]) or b"")
+                json.loads(_decoded(data[key]) or b"")
             except ValueError as error:
                 yield wrong(path, "<secret contents redacted>", type(error).__name__)
     if old is not None:
         if old.get("type") != obj.get("type"):
             yield wrong("type", obj.get("type"), IMMUTABLE)
-        if old.get("immutable") and (data != (old.get("data") or {}) or not obj.get("immutable")):
-            yield ("data", "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
+        yield from _kept(obj, old, ("data",))
 
 
 def _config_map(obj: Object, old: Object | None) -> Iterator[Fault]:
-    yield from _keys(obj.get("data") or {})
-    if old is not None and old.get("immutable"):
-        same = all((old.get(f) or {}) == (obj.get(f) or {}) for f in ("data", "binaryData"))
-        if not same or not obj.get("immutable"):
-            yield ("data", "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
+    data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
+    yield from _keys(data, "data")
+    for key in data.keys() & binary.keys():
+        yield wrong(f"data[{key}]", key, "duplicate of key present in binaryData")
+    yield from _keys(binary, "binaryData")
+    size = sum(len(value.encode()) for value in data.values()) + sum(len(_decoded(v) or b"") for v in binary.values())
+    if size > MOST_DATA:
+        yield too_long("[]", MOST_DATA)
+    if old is not None:
+        yield from _kept(obj, old, ("data", "binaryData"))
 
 
-def _keys(data: Object) -> Iterator[Fault]:
+def _kept(obj: Object, old: Object, fields: tuple[str, ...]) -> Iterator[Fault]:
+    """What is marked immutable stays, and stays marked."""
+    if not old.get("immutable"):
+        return
+    forbidden = "Forbidden: field is immutable when `immutable` is set"
+    if not obj.get("immutable"):
+        yield ("immutable", forbidden, "FieldValueForbidden")
+    yield from ((f, forbidden, "FieldValueForbidden") for f in fields if (old.get(f) or {}) != (obj.get(f) or {}))
+
+
+def _keys(data: Object, field: str) -> Iterator[Fault]:
     for key in data:
         if not _DATA_KEY.match(key):
-            yield wrong(
-                f"data[{key}]", key, "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
-            )
+            yield wrong(f"{field}[{key}]", key, _DATA_KEY_SAID)
 
 
 def _binding(obj: Object, old: Object | None) -> Iterator[Fault]:
@@ -282,6 +265,18 @@ def _mistyped(value: Any, kind: Type, path: str) -> bool:
 
 def _cannot(value: object, path: str, kind: str) -> TypeError:
     return TypeError(f"json: cannot unmarshal {type(value).__name__} into Go struct field {path} of type {kind}")
+
+
+def undecodable(kind: str, obj: Object) -> str | None:
+    """Why a builtin object's bytes cannot be read: base64 is decoded before anything is validated."""
+    for field in ("data",) if kind == "Secret" else ("binaryData",) if kind == "ConfigMap" else ():
+        for value in (obj.get(field) or {}).values():
+            if value is not None and _decoded(value) is None:
+                bad = next(
+                    (at for at, c in enumerate(str(value)) if not (c.isascii() and (c.isalnum() or c in "+/="))), 0
+                )
+                return f"illegal base64 data at input byte {bad}"
+    return None
 
 
 def decoded(value: Any, kind: Type, path: str, unknown: list[str]) -> Any:

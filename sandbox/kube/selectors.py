@@ -72,14 +72,22 @@ def by_fields(selector: str, group: str, plural: str, also: tuple[str, ...] = ()
     known = FIELDS + MORE_FIELDS.get((group, plural), ()) + also
     terms: list[tuple[str, bool, str]] = []
     for part in selector.split(","):
+        if "=" not in part:
+            raise bad_request(f"invalid selector: '{selector}'; can't understand '{part}'")
         negated = "!=" in part
         field, _, value = part.partition("!=" if negated else "=")
         field, value = field.strip(), value.lstrip("=").strip()
         if field not in known:
-            only = ", ".join(f'"{name}"' for name in FIELDS)
-            raise bad_request(f'"{field}" is not a known field selector: only {only}')
+            raise bad_request(_unknown(field, group, plural, own=bool(also)))
         terms.append((field, negated, value))
     return lambda obj: all((_at(obj, field) == value) != negated for field, negated, value in terms)
+
+
+def _unknown(field: str, group: str, plural: str, *, own: bool) -> str:
+    """Kinds with fields of their own, and custom ones, refuse in other words than the rest."""
+    if own or "." in group or (group, plural) in MORE_FIELDS:
+        return f"field label not supported: {field}"
+    return f'"{field}" is not a known field selector: only "metadata.name", "metadata.namespace"'
 
 
 def _at(obj: Any, path: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sandbox.kube import access, errors, managed, patches, rules
+from sandbox.kube import access, errors, managed, naming, patches, rules
 from sandbox.kube.access import ISSUER, Ask, Tokens, User
 from sandbox.kube.call import Call
 from sandbox.kube.managed import Owner
@@ -45,7 +45,7 @@ def token_request(call: Call, verbs: Verbs, tokens: Tokens) -> Object:
     spec = _asked(call, "authentication.k8s.io/v1", "TokenRequest")
     seconds = int(spec.get("expirationSeconds") or 3600)
     if seconds < 600:
-        fault = rules.wrong("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes")
+        fault = naming.wrong("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes")
         raise errors.invalid("authentication.k8s.io", "TokenRequest", "", [fault])
     metadata = account["metadata"]
     named = {"name": call.name, "namespace": call.namespace, "uid": metadata["uid"]}
@@ -69,6 +69,8 @@ def token_request(call: Call, verbs: Verbs, tokens: Tokens) -> Object:
 def token_review(call: Call, verbs: Verbs, tokens: Tokens) -> Object:
     """Whose token it is, for the audiences that were asked about."""
     spec = _asked(call, "authentication.k8s.io/v1", "TokenReview")
+    if not spec.get("token"):
+        raise errors.bad_request("token is required for TokenReview in authentication")
     body = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec}
     answer = _answered(call, verbs, body, "V1TokenReview")
     audiences = list(spec.get("audiences") or [ISSUER])
@@ -100,6 +102,8 @@ def access_review(call: Call, verbs: Verbs, store: Store) -> Object:
     kind = call.resource.kind
     spec = _asked(call, "authorization.k8s.io/v1", kind)
     user = call.user
+    if faults := _review_faults(kind, spec):
+        raise errors.invalid("authorization.k8s.io", "", "", faults)
     if kind == "SubjectAccessReview":
         known = access.named(spec.get("user") or "")
         user = User(known.name, (*known.groups, *(spec.get("groups") or ())))
@@ -107,6 +111,18 @@ def access_review(call: Call, verbs: Verbs, store: Store) -> Object:
     answer = _answered(call, verbs, body, f"V1{kind}")
     answer["status"] = {"allowed": access.allowed(store, user, _ask(spec))}
     return answer
+
+
+def _review_faults(kind: str, spec: Object) -> list[naming.Fault]:
+    if "resourceAttributes" in spec and "nonResourceAttributes" in spec:
+        why = "cannot be specified in combination with resourceAttributes"
+        return [naming.wrong("spec.nonResourceAttributes", spec["nonResourceAttributes"], why)]
+    if "resourceAttributes" not in spec and "nonResourceAttributes" not in spec:
+        why = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
+        return [naming.wrong("spec.resourceAttributes", None, why)]
+    if kind == "SubjectAccessReview" and not (spec.get("user") or spec.get("groups")):
+        return [naming.wrong("spec.user", "", "at least one of user or group must be specified")]
+    return []
 
 
 def _ask(spec: Object) -> Ask:

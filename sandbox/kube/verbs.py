@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from sandbox.clock import Clock
-from sandbox.kube import errors, managed, patches, rules
+from sandbox.kube import errors, managed, naming, patches, rules
 from sandbox.kube.call import Call, counted, shown
 from sandbox.kube.defaults import filled
 from sandbox.kube.deletion import NAMESPACES, deleted
@@ -76,7 +76,8 @@ class Verbs:
         if metadata.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
         if not metadata.get("name") and metadata.get("generateName"):
-            metadata["name"] = metadata["generateName"] + "".join(random.choices(_ALPHABET, k=5))
+            base = metadata["generateName"][: naming.LONGEST_BASE]
+            metadata["name"] = base + "".join(random.choices(_ALPHABET, k=5))
         return shown(self._insert(call, {**body, "metadata": metadata}, call.owner("Update")), r)
 
     def _insert(self, call: Call, body: Object, owner: Owner, *, owned: bool = False) -> Object:
@@ -156,6 +157,8 @@ class Verbs:
                 body["metadata"] = rules.decoded(body["metadata"], r.type.fields["metadata"], "metadata", unknown)
             else:
                 body = rules.decoded(body, r.type, "", unknown)
+                if why := rules.undecodable(r.kind, body):
+                    raise TypeError(why)
         except TypeError as error:
             if call.content_type == patches.APPLY:
                 raise errors.untyped(call.name, r.api_version, r.kind, str(error)) from error
@@ -183,7 +186,7 @@ class Verbs:
         return {**done, "metadata": rules.tidied(done["metadata"], r.type.fields["metadata"])}
 
     def _validate(self, r: Resource, obj: Object, old: Object | None) -> None:
-        faults = rules.metadata_faults(r.group, r.plural, obj["metadata"])
+        faults = naming.metadata_faults(r.group, r.plural, obj["metadata"], old and old["metadata"])
         if r.schema is not None:
             faults += r.schema.faults(obj)
         else:
@@ -264,11 +267,12 @@ class Verbs:
         kind = call.content_type
         if kind == patches.APPLY:
             return self._apply(call)
-        if kind == patches.STRATEGIC and call.resource.custom:
-            types = ", ".join((patches.JSON_PATCH, patches.MERGE_PATCH, patches.APPLY))
+        known = (patches.JSON_PATCH, patches.MERGE_PATCH, patches.APPLY)
+        if call.resource.custom and kind not in known:
+            types = ", ".join(known)
             said = f"the body of the request was in an unknown format - accepted media types include: {types}"
             raise errors.ApiError(415, "UnsupportedMediaType", said)
-        if kind not in (patches.JSON_PATCH, patches.MERGE_PATCH, patches.STRATEGIC):
+        if kind not in (*known, patches.STRATEGIC):
             raise errors.ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
         old = self.current(call)
         done = self._patched(call, shown(old, call.resource))
@@ -293,16 +297,17 @@ class Verbs:
         if not call.query.get("fieldManager"):
             said = "Required value: is required for apply patch"
             raise errors.invalid("meta.k8s.io", "PatchOptions", "", [("fieldManager", said, "FieldValueRequired")])
-        config = self._checked_body(call)
-        if config["metadata"].get("managedFields"):
-            raise errors.bad_request("metadata.managedFields must be nil")
+        config, named = self._configured(call)
         old = self.store.get(r.key, call.namespace, call.name)
         if old is None and call.subresource:
             raise errors.not_found(r.group, r.plural, call.name)
         given = config["metadata"]
         if old is not None:
             self._preconditions(call, old, given)
-        elif given.get("uid") or given.get("resourceVersion"):
+        if not named and (old is None or _says_of_metadata(old, call.owner("Apply"))):
+            why = "was undeterminable: name must be provided"
+            raise errors.bad_request(f"the name of the object ({call.name} based on URL) {why}")
+        if old is None and (given.get("uid") or given.get("resourceVersion")):
             raise errors.conflict(r.group, r.plural, call.name, "the object does not exist")
         force = call.query.get("force") == "true"
         owner = call.owner("Apply")
@@ -312,6 +317,18 @@ class Verbs:
         if old is None:
             return shown(self._insert(call, result, owner, owned=True), r), True
         return shown(self._replace(call, old, result, owner, owned=True), r), False
+
+    def _configured(self, call: Call) -> tuple[Object, bool]:
+        """The body of an apply, which says itself what it is; and whether it names itself too. Raises 400, 500."""
+        r, body = call.resource, call.body if isinstance(call.body, dict) else {}
+        if (body.get("apiVersion"), body.get("kind")) != (r.api_version, r.kind):
+            group, _, version = str(body.get("apiVersion") or "").rpartition("/")
+            raise errors.bad_request(f"invalid object type: {group}/{version}, Kind={body.get('kind') or ''}")
+        named = (body.get("metadata") or {}).get("name")
+        config = self._checked_body(call)
+        if config["metadata"].get("managedFields"):
+            raise errors.bad_request("metadata.managedFields must be nil")
+        return config, bool(named)
 
     def _configuration(self, call: Call, config: Object, old: Object | None) -> Object:
         """Of an applied configuration, what this path may write."""
@@ -339,6 +356,13 @@ class Verbs:
             metadata = item["metadata"]
             self.delete(replace(call, name=metadata["name"], namespace=metadata.get("namespace", "")))
         return found
+
+
+def _says_of_metadata(obj: Object, owner: Owner) -> bool:
+    """Whether the manager applied labels or annotations before: without any, its apply would take them all away."""
+    entries = obj["metadata"].get("managedFields") or ()
+    mine = [e for e in entries if (e["manager"], e["operation"]) == (owner.manager, owner.operation)]
+    return any("f:metadata" in e["fieldsV1"] for e in mine)
 
 
 def _substance(r: Resource, obj: Object) -> Object:
