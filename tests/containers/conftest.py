@@ -1,18 +1,18 @@
-"""A real Docker engine, and images made here: nothing is pulled. Without an engine these tests are skipped, aloud."""
+"""A real Docker engine, and images made here: nothing is pulled. Without an engine these tests are skipped."""
 
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import ImageNotFound
 from testcontainers.core.config import testcontainers_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,13 +25,10 @@ testcontainers_config.ryuk_disabled = True
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:
-    """Skips when no engine answers: the warning stands in the summary of the run."""
-    try:
-        client = docker.from_env(timeout=60)
-        client.ping()
-    except DockerException as error:
-        warnings.warn(pytest.PytestWarning(f"no Docker engine, the image is not tested: {error}"), stacklevel=1)
-        pytest.skip("no Docker engine")
+    """Skips when no engine answers. The command is asked first: the library leaves a socket open when none does."""
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
+        pytest.skip("no Docker engine: images and containers are not tested")
+    client = docker.from_env(timeout=60)
     yield client
     client.close()
 
