@@ -10,7 +10,7 @@ import anyio
 from events import subjects
 from events.envelope import Draft, Undecodable, admit
 from events.jetstream import JetStreamLog
-from events.log import Emit
+from events.log import Emit, Entry
 from schemas.nodes import NodeReport
 
 
@@ -25,13 +25,7 @@ class Inbox:
     async def follow(self) -> None:
         """Read reports for ever."""
         async for entry in self._stream.read(subjects.NODES, live=True):
-            try:
-                _, data = admit(entry.raw, "node.reported")
-            except Undecodable:
-                continue  # the registrar keeps it in `rejected`
-            assert isinstance(data, NodeReport)  # noqa: S101  admit() checked the kind
-            if subjects.node(data.node) == entry.subject:  # nobody reports for another node
-                self._reports[data.node] = data
+            if note(self._reports, entry):
                 self._arrived.set()
                 self._arrived = anyio.Event()
 
@@ -43,6 +37,26 @@ class Inbox:
         """Return when a report arrives, or after `timeout` seconds."""
         with anyio.move_on_after(timeout):
             await self._arrived.wait()
+
+
+def note(reports: dict[str, NodeReport], entry: Entry) -> bool:
+    """Put a node's newest word in its place; False when it is none.
+
+    One that cannot be read is a word all the same: what stood there before is not what the node says now.
+    """
+    try:
+        _, data = admit(entry.raw, "node.reported")
+    except Undecodable as error:  # the registrar keeps it in `rejected`
+        known = [name for name in reports if subjects.node(name) == entry.subject]
+        why = f"its newest report, entry {entry.seq} of the log, cannot be read: {error}"
+        for name in known:
+            reports[name] = NodeReport(node=name, digest="", result="failed", message=why, at=datetime.now(UTC))
+        return bool(known)
+    assert isinstance(data, NodeReport)  # noqa: S101  admit() checked the kind
+    if subjects.node(data.node) != entry.subject:  # nobody reports for another node
+        return False
+    reports[data.node] = data
+    return True
 
 
 async def publish_report(stream: JetStreamLog, fqdn: str, report: NodeReport) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import anyio
 
 from events import subjects
-from events.envelope import Undecodable, admit
 from events.jetstream import Broker, JetStreamLog
 from events.log import LogUnavailable, NotPermitted
 from schemas.nodes import NodeReport
 from workers.errors import Stuck, Wait
+from workers.inbox import note
 
 
 class NodeLog:
@@ -41,12 +41,7 @@ async def reports(stream: JetStreamLog) -> dict[str, NodeReport]:
     found: dict[str, NodeReport] = {}
     try:
         async for entry in stream.read(subjects.NODES):
-            try:
-                _, data = admit(entry.raw, "node.reported")
-            except Undecodable:
-                continue
-            if isinstance(data, NodeReport) and subjects.node(data.node) == entry.subject:
-                found[data.node] = data
+            note(found, entry)
     except LogUnavailable:
         if begun:
             raise

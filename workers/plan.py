@@ -342,7 +342,11 @@ def _shown(value: Any) -> str:
 
 
 def _pretty(text: str | None) -> str:
-    return json.dumps(json.loads(text), indent=2) + "\n" if text else ""
+    """One field a line; what is no JSON as it stands: a plan that somebody spoilt is written anew."""
+    try:
+        return json.dumps(json.loads(text), indent=2) + "\n" if text else ""
+    except ValueError:
+        return f"{text}\n"
 
 
 def _diff(before: str, after: str) -> list[str]:

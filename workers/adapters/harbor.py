@@ -205,7 +205,9 @@ class HarborApi:
         # A slash in the name is encoded twice (api-path of the UI; goharbor/harbor#12404).
         encoded = quote(quote(name, safe=""), safe="")
         path = f"/projects/{quote(project)}/repositories/{encoded}/artifacts/{quote(reference, safe=':')}"
-        return (await self._call("GET", path, accept=(404,))).status_code == 200
+        answer = await self._call("GET", path, accept=(404,))
+        # A gateway's page with status 200 is no artifact.
+        return answer.status_code != 404 and bool(_object(answer).get("digest"))
 
     async def _call(
         self,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from schemas.nodes import BLOCK_KEY, PLAN_KEY, TURN_KEY, NodePlan, NodeReport, Turn
 from workers.adapters.cluster import CONFIG_MAP, Cluster
@@ -139,8 +138,9 @@ class NodeAgent:
                 await self._firewall.block(NodeBlock.model_validate_json(text), datetime.now(UTC))
             else:
                 await self._firewall.lift()
-        except (OSError, Trouble, ValidationError) as error:
-            # The proof's canaries see that nothing is blocked; the agent must live on to lift and to pivot.
+        except (OSError, Trouble, ValueError) as error:
+            # ValueError: no order at all, or networks that are none. The proof's canaries see that nothing is
+            # blocked; the agent must live on to lift and to pivot.
             LOG.error("node block not obeyed: %s", error)
             return
         self._block = text
@@ -164,18 +164,24 @@ async def serve(
             async with turn:
                 await agent.sweep()
 
-    sweeper = asyncio.create_task(sweeping())
+    async def watching() -> None:
+        async with contextlib.aclosing(cluster.watch(CONFIG_MAP, config.namespace, name=config.config_map)) as changes:
+            async for kind, obj in changes:
+                # A plan that is gone is no order to forget it; a block that is gone is lifted.
+                data = {} if kind == "DELETED" else dict(obj.get("data") or {})
+                async with turn:
+                    await agent.order(data)
+
+    works = [asyncio.ensure_future(watching()), asyncio.ensure_future(sweeping())]
     try:
-        async for kind, obj in cluster.watch(CONFIG_MAP, config.namespace, name=config.config_map):
-            # A plan that is gone is no order to forget it; a block that is gone is lifted.
-            gone = kind == "DELETED"
-            data = {} if gone else dict(obj.get("data") or {})
-            async with turn:
-                await agent.order(data)
+        # Whichever ends first ends both: an agent that only seems to sweep would tell nobody.
+        done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+        for work in done:
+            work.result()
     finally:
-        sweeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeper
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
 
 
 Connect = Callable[[NodeAgentConfig], "contextlib.AbstractAsyncContextManager[tuple[Cluster, Publish]]"]

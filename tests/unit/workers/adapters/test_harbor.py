@@ -107,3 +107,16 @@ async def test_retry_after_is_a_number_or_a_date_and_followed_within_reason(said
     with pytest.raises(Wait) as caught:
         await api.check()
     assert caught.value.after == after
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "there"),
+    [(200, '{"digest": "sha256:1"}', True), (404, "{}", False), (200, "{}", False), (200, "<html>", None)],
+)
+async def test_a_gateways_page_is_no_artifact(status: int, body: str, there: bool | None) -> None:
+    api = harbor(lambda request: httpx.Response(status, text=body))
+    if there is None:
+        with pytest.raises(Wait, match="HarborUnavailable"):
+            await api.has_artifact("p/a/b", "sha256:1")
+    else:
+        assert await api.has_artifact("p/a/b", "sha256:1") is there

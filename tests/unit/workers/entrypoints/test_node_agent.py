@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from schemas.nodes import Mirror, NodePlan, NodeReport, Turn
 from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
-from workers.adapters.firewall import NodeBlock
+from workers.adapters.firewall import NodeBlock, ruleset
 from workers.entrypoints.node_agent import NodeAgent, NodeAgentConfig, serve
 from workers.errors import Wait
 
@@ -194,6 +198,38 @@ async def test_of_the_api_it_watches_one_config_map_and_asks_for_nothing_else(tm
     assert api.asked == [(CONFIG_MAP, "ns", "plan")]
     assert desk.reports[0].result == "v2"
     assert (tmp_path / "certs.d/ghcr.io").exists(), "a plan that is gone is no order to go back"
+
+
+async def test_a_sweep_that_breaks_ends_the_agent_instead_of_going_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        async def watch(self, *_: Any, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+            await asyncio.Event().wait()
+            yield name, {}
+
+    async def broken(_: NodeAgent) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(NodeAgent, "sweep", broken)
+    files = Containerd(tmp_path / "k3s", tmp_path / "certs.d")
+    often = dataclasses.replace(CONFIG, sweep=0.01)
+    async with asyncio.timeout(30):
+        with pytest.raises(RuntimeError, match="a defect"):
+            await serve(often, cast(Cluster, Silent()), Desk().take, files, Wall(), Registry().probe)
+
+
+@pytest.mark.parametrize("deny", ['["nowhere/33"]', '["10.0.0.0/8", 7]', "{"])
+async def test_a_block_that_makes_no_sense_stops_neither_the_agent_nor_the_pivot(tmp_path: Path, deny: str) -> None:
+    class Netfilter(Wall):
+        async def block(self, block: NodeBlock, now: datetime) -> None:
+            ruleset(block, now, ())
+
+    desk = Desk()
+    until = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+    order = f'{{"deny": {deny}, "expires_at": "{until}"}}'
+    await agent(tmp_path, desk, Netfilter()).order({**ORDER, "block.json": order})
+    assert [r.result for r in desk.reports] == ["v2"]
 
 
 async def test_a_report_that_was_not_taken_is_sent_again(tmp_path: Path) -> None:
