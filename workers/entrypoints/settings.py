@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -21,6 +23,8 @@ from pydantic_settings import (
 from events.jetstream import Broker
 from workers.handover import Handover
 from workers.sovereign import Sovereign
+
+LOOK: Final = 1.0  # seconds between two looks at the files of secrets
 
 
 class ConfigurationError(Exception):
@@ -265,18 +269,34 @@ def _readable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK)
 
 
-def redactor(settings: Settings) -> Any:
-    """A function that takes every secret we know out of a text."""
-    secrets = {
-        path.read_text(encoding="utf-8", errors="replace").strip()
-        for name, path in secret_files(settings).items()
-        if not name.endswith("ca_file")
-    }
-    known = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+def redactor(settings: Settings) -> Callable[[str], str]:
+    """A function that takes every secret we know out of a text.
+
+    Files are looked at again now and then: a Secret that is rotated changes under a process that runs, and the old
+    word stays one that nobody should read."""
+    files = [path for name, path in secret_files(settings).items() if not name.endswith("ca_file")]
+    known: list[str] = []
+    looked = float("-inf")
+
+    def look() -> None:
+        found = {text for path in files if (text := _content(path)) is not None and len(text) >= 4}
+        known[:] = sorted(found.union(known), key=len, reverse=True)
 
     def redact(text: str) -> str:
+        nonlocal looked
+        if (now := time.monotonic()) - looked > LOOK:
+            look()
+            looked = now
         for secret in known:
             text = text.replace(secret, "***")
         return text
 
     return redact
+
+
+def _content(path: Path) -> str | None:
+    """None while it cannot be read: what nobody can read, nobody can repeat."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

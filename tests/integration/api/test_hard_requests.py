@@ -140,6 +140,22 @@ async def test_a_step_that_did_not_fail_is_done_again_when_asked_and_the_reason_
         assert answer.status_code in (404, 405), slug
 
 
+async def test_what_cannot_be_read_of_the_cluster_is_said_and_is_no_defect(house: Door) -> None:
+    for path in ("audit", "plan"):
+        answer = await house.get(f"/{path}")
+        assert (answer.status_code, answer.json()["error"]) == (503, f"{path}-failed")
+        assert "service account" in answer.json()["detail"]
+    before = await house.get("/certificate")
+    assert (before.status_code, before.json()["error"]) == (404, "not-certifiable")
+    await house.bench.worker()
+    await house.post("/start")
+    await house.bench.until(lambda state: state.complete)
+    feed = house.server.config.app.state.front.feed  # type: ignore[union-attr]
+    await until(lambda: feed.state.complete)
+    after = await house.get("/certificate")
+    assert (after.status_code, after.json()["error"]) == (503, "kubeconfig-unusable")
+
+
 # --- what a proxy or a browser makes of it ------------------------------------------------------------------------
 
 
@@ -155,6 +171,7 @@ async def test_head_options_and_old_http_are_answered_as_they_should(house: Door
     old = await talked(house.url, b"GET /healthz HTTP/1.0\r\n\r\n")
     assert b" 200 OK" in old.split(b"\r\n")[0]
     assert old.endswith(b'{"status":"ok"}')
+    assert (await house.get("/status/")).status_code == 404  # no redirect to whatever `Host` says
     start = await house.client.get(f"{BASE}/start", headers=house.headers())
     assert (start.status_code, start.headers["allow"]) == (405, "POST")
 

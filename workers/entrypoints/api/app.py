@@ -92,7 +92,7 @@ def application(settings: Settings, opening: Opening, tally: Tally | None = None
 
     app = FastAPI(
         title="Achieve True Sovereignty", version=version("catalyst-cutover"), lifespan=lifespan,
-        docs_url=None, redoc_url=None, openapi_url="/openapi.json", default_response_class=Json,
+        docs_url=None, redoc_url=None, redirect_slashes=False, openapi_url="/openapi.json", default_response_class=Json,
     )  # fmt: skip
     app.state.front, app.state.readers, app.state.insecure = front, readers, False
     app.add_exception_handler(Problem, handle)

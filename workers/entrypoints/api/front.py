@@ -164,8 +164,7 @@ class Front:
             raise Problem(503, f"{what}-failed", self._redacted(error), {"Retry-After": "10"}) from None
 
     def _redacted(self, error: Exception) -> str:
-        text: str = redactor(self.settings)(str(error))
-        return text
+        return redactor(self.settings)(str(error))
 
     def _surveys(self) -> dict[str, Callable[[], Awaitable[Any]]]:
         settings = self.settings

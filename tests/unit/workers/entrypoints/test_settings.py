@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from workers.entrypoints import settings as settings_module
 from workers.entrypoints.settings import ConfigurationError, load, redactor
 
 GOOD = """
@@ -95,3 +96,16 @@ def test_auto_fire_needs_to_know_what_shows_that_handover_is_finished(good: Path
         load(good)
     good.write_text(good.read_text() + "handover: {namespace: catalyst, name: sealed}\n")
     assert load(good).auto_fire.enabled
+
+
+def test_a_secret_that_is_rotated_is_taken_out_as_the_old_one_was(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "LOOK", -1.0)
+    file = tmp_path / "secret"
+    redact = redactor(load(good))
+    assert redact("correct-horse") == "***"
+    file.write_text("battery-staple")
+    assert redact("battery-staple, once correct-horse") == "***, once ***"
+    file.unlink()
+    assert redact("battery-staple, once correct-horse") == "***, once ***"
