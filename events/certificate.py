@@ -163,8 +163,8 @@ def statement(entries: Sequence[Entry], signer: Verifier) -> Document:
         "predicateType": PREDICATE,
         "predicate": {
             "sovereign": reading.source,
-            "verdict": _verdict(done, reading.after),
-            "rehearsal": done.rehearsal,
+            "verdict": _verdict(reading),
+            "rehearsal": reading.state.rehearsal,
             "run": {
                 "id": run.id,
                 "operator": run.operator,
@@ -230,12 +230,13 @@ def _named_signer(reading: _Reading) -> str:
     return reading.after.signer if reading.after else ""
 
 
-def _verdict(done: facts.Completed, after: facts.Audited | None) -> str:
-    if done.rehearsal:
+def _verdict(reading: _Reading) -> str:
+    # As the fold reads it: a hold that was short makes a rehearsal, whatever `completed` says of itself.
+    if reading.state.rehearsal:
         return "rehearsal"
-    if after is None:
+    if reading.after is None:
         return "not audited"
-    return "sovereign" if after.clean else "tethered"
+    return "sovereign" if reading.after.clean else "tethered"
 
 
 def _why_not(state: State) -> str:

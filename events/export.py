@@ -64,10 +64,11 @@ def entry(text: bytes, number: int = 1) -> Entry:
 
 
 def entries(lines: Iterable[bytes]) -> Iterator[Entry]:
-    """Every message of an export. Raises Rewritten."""
+    """Every message of an export, a line each with its line end, byte for byte. Raises Rewritten."""
     for number, text in enumerate(lines, 1):
-        if stripped := text.rstrip(b"\r\n"):
-            yield entry(stripped, number)
+        if not text.endswith(b"\n") or text.endswith(b"\r\n") or text == b"\n":
+            raise Rewritten(f"line {number} does not end as an export ends it: it was cut off or written anew")
+        yield entry(text[:-1], number)
 
 
 def check(messages: Iterable[Entry]) -> Finding:

@@ -19,7 +19,7 @@ from events.flow import BY_SLUG, LAST, SLUGS, Step
 from events.log import Entry
 from schemas import events as facts
 from schemas.progress import Progress
-from schemas.results import RESULTS, StepResult
+from schemas.results import RESULTS, EgressProven, StepResult
 
 Result = Literal["", "running", "waiting", "success", "failed"]
 Phase = Literal["running", "succeeded", "failed", "cancelled"]
@@ -190,13 +190,7 @@ def _apply(state: State, event: Event, seq: int) -> State:
     if run.phase == "cancelled" and not isinstance(data, facts.Audited):
         return state._replace(run=run)  # what its worker still said; only a new request goes on
     if isinstance(data, facts.Completed):
-        if not all(run.step(slug).result == "success" for slug in SLUGS):
-            return state._replace(run=run)  # it is computed from evidence; said without any, it means nothing
-        ended = run._replace(phase="succeeded", finished_at=at, closed=True, current="")
-        return state._replace(
-            run=ended, complete=True, completed_at=at,
-            rehearsal=data.rehearsal, evidence_digest=data.evidence_digest,
-        )  # fmt: skip
+        return _completed(state, run, data, at)
     if isinstance(data, facts.Cancelled):
         ended = run._replace(phase="cancelled", finished_at=at, closed=True, reason="Cancelled",
                         message=data.reason or "", steps=_stopped(run))  # fmt: skip
@@ -210,6 +204,19 @@ def _apply(state: State, event: Event, seq: int) -> State:
     if isinstance(data, facts.Audited):
         return state._replace(run=run, tethers=len(data.findings) + data.omitted)
     return _step_event(state._replace(run=run), run, event, data, seq, at)
+
+
+def _completed(state: State, run: Run, data: facts.Completed, at: datetime) -> State:
+    """The word is believed as far as the journal bears it out: said without evidence, it means nothing."""
+    if not all(run.step(slug).result == "success" for slug in SLUGS):
+        return state._replace(run=run)
+    proof = run.step(LAST.slug).outcome
+    short = isinstance(proof, EgressProven) and (proof.rehearsal or proof.held_seconds < proof.required_seconds)
+    ended = run._replace(phase="succeeded", finished_at=at, closed=True, current="")
+    return state._replace(
+        run=ended, complete=True, completed_at=at,
+        rehearsal=data.rehearsal or short, evidence_digest=data.evidence_digest,
+    )  # fmt: skip
 
 
 def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: datetime) -> State:

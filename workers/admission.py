@@ -17,10 +17,11 @@ from events.envelope import Event, Undecodable, admit
 from events.fold import State, evolve
 from events.jetstream import ADMISSION, REGISTRAR, Delivery, JetStreamLog
 from events.journal import Journal
-from events.log import Conflict, Emit, Entry, LogUnavailable
+from events.log import Conflict, Emit, Entry, LogUnavailable, NotPermitted
 from schemas import events as facts
 from workers.autofire.rule import Rule, armed, arming, disarming, why_not_arm
 from workers.scribe import Scribe
+from workers.verdict import plainest
 
 log = logging.getLogger("cutover.admission")
 
@@ -29,6 +30,9 @@ KINDS = {subjects.REQUESTED: "requested", subjects.CANCEL: "cancel", subjects.LO
 NOBODY = Rule()
 Gate = Callable[[facts.Requested], Awaitable[tuple[str, str] | None]]
 """Why a request begins no run as the world stands: (reason, message); `workers.preflight` makes one."""
+AGAIN = 1.0  # seconds until a message that could not be served comes again
+TRIES = 5
+"""After so many a message that our own code falls over is kept in `rejected`."""
 KEEP = 5.0
 """Seconds between two words to the broker that a delivery is still worked on; well below `ack_wait`."""
 
@@ -47,7 +51,16 @@ async def serve(
             await _handle(stream, journal, scribe, delivery, rule, gate)
         except (LogUnavailable, Conflict) as error:
             log.warning("%s; the message will come again", error)
-            await delivery.later(1.0)
+            await delivery.later(AGAIN)
+        except NotPermitted:
+            raise
+        except Exception as error:  # a defect of ours: this message must not keep all those behind it from being served
+            log.exception("message %d on %s cannot be served", delivery.seq, delivery.subject)
+            if delivery.tries < TRIES:
+                await delivery.later(AGAIN)
+                continue
+            why = f"{type(plainest(error)).__name__} in {TRIES} tries: a defect; the log of the worker has more"
+            await _reject(stream, scribe, delivery, "Unservable", why)
 
 
 async def _handle(

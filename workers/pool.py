@@ -24,7 +24,7 @@ from events.flow import Step
 from events.fold import Run, State, StepState
 from events.jetstream import Delivery, JetStreamLog, step_durable
 from events.journal import Journal
-from events.log import Conflict, Emit, LogUnavailable, TooLarge
+from events.log import Conflict, Emit, LogUnavailable, NotPermitted, TooLarge
 from schemas import events as facts
 from schemas.results import StepResult
 from workers import decision as decisions
@@ -86,6 +86,11 @@ class Pool:
             except (LogUnavailable, Conflict, Trouble) as error:
                 log.warning("%s: %s; the trigger will come again", step.slug, error)
                 await delivery.later(1.0)
+            except (NotPermitted, ExceptionGroup):
+                raise
+            except Exception:  # a defect of ours, and of this step's trigger only: the other steps go on
+                log.exception("%s: trigger %d cannot be served; it will come again", step.slug, delivery.seq)
+                await delivery.later(min(2.0**delivery.tries, 30.0))
 
     async def handle(self, step: Step, delivery: Delivery) -> None:
         """One delivery, to its end: settled, or left to come again."""

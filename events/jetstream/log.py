@@ -32,6 +32,7 @@ CONFLICTS: Final = frozenset({10071, 10164, DUPLICATE})
 FULL: Final = 10077
 TOO_LARGE: Final = 10054
 BACKLOG: Final = 1000  # messages of one pull
+CATCHING_UP: Final = 10.0  # seconds in which a new leader must have all that was read from the one before
 PATIENCE: Final = 30.0  # seconds of one long pull; a reconnect ends it early
 
 
@@ -45,6 +46,7 @@ class JetStreamLog:
         self.denied: str | None = None
         self._trouble: Exception | None = None
         self._born: str | None = None
+        self._behind_since: float | None = None
         self._waiting: set[anyio.CancelScope] = set()
 
     @classmethod
@@ -318,9 +320,15 @@ class JetStreamLog:
         born, last = str(info["created"]), int(info["state"]["last_seq"])
         if self._born not in (None, born):
             raise LogReplaced(f"stream {self.broker.stream} was made anew at {born}; what was read before is not in it")
-        if last < seq:
-            raise LogReplaced(f"stream {self.broker.stream} ends at {last}, and {seq} was read: it was cut back")
         self._born = born
+        if last >= seq:
+            self._behind_since = None
+            return
+        # A new leader may for a moment not have applied all that the one before it had confirmed.
+        self._behind_since = self._behind_since or time.monotonic()
+        if time.monotonic() - self._behind_since < CATCHING_UP:
+            raise ConnectionError(f"the stream ends at {last}, and {seq} was read before")
+        raise LogReplaced(f"stream {self.broker.stream} ends at {last}, and {seq} was read: it was cut back")
 
     async def _pull(self, subject: str, seq: int, live: bool) -> AsyncIterator[Entry]:
         config = ConsumerConfig(

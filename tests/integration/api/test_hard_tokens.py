@@ -27,6 +27,9 @@ from sandbox.oidc import CLIENT, VIEWER
 from sandbox.serving import serving
 from workers.adapters import keycloak
 from workers.adapters.keycloak import Keys, KeysUnavailable
+from workers.entrypoints.api import tokens
+from workers.entrypoints.api.identity import Doorkeeper
+from workers.entrypoints.settings import ServiceAccounts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -295,3 +298,17 @@ async def test_keys_of_an_https_issuer_are_not_fetched_without_tls(tmp_path: Pat
         keys = Keys(client, "https://kc.test/realms/r", None, refresh=300, cooldown=0)
         with pytest.raises(KeysUnavailable, match="without TLS"):
             await keys.find("a")
+
+
+async def test_what_no_api_server_could_have_signed_is_not_sent_to_it_and_a_pods_stream_ends_with_its_token(
+    opened: Door,
+) -> None:
+    accounts = ServiceAccounts(audience="catalyst-cutover")
+    keeper = Doorkeeper(None, None, accounts, None, tokens.Tickets(b"x" * 32))  # no cluster: to ask it would fail
+    for word in ("abc", "a.b.c", "..", f"{part({'alg': 'RS256'})}.{part(['iss'])}.AA"):
+        with pytest.raises(tokens.Refused, match="no signed token"):
+            await keeper._known(word)
+    ends = int(time.time()) + 600
+    assert tokens.ends(opened.issuer.token(exp=ends)) == ends
+    assert tokens.ends(opened.issuer.token(exp=None)) is None
+    assert tokens.ends("abc") is None

@@ -23,7 +23,7 @@ from events.picture import picture
 from events.subjects import CANCEL, JOURNAL, LOGIN, REQUESTED
 from schemas.events import Audited
 from schemas.results import StepResult
-from workers import admission, scribe
+from workers import admission, pool, scribe
 from workers.autofire import fuse
 from workers.autofire.rule import Rule
 from workers.errors import Wait
@@ -241,6 +241,45 @@ async def test_a_refusal_is_kept_though_its_own_words_are_a_strangers(bench: Ben
         (row,) = await bench.rejected(1)
         tasks.cancel_scope.cancel()
     assert len(row["message"]) < 1000
+
+
+async def test_a_message_that_our_own_code_falls_over_is_kept_and_those_behind_it_are_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def falls(state: State, seq: int) -> tuple[str, str] | None:
+        return why_not_accept(state, seq) if seq > 1 else {}["surprise"]
+
+    why_not_accept = admission.why_not_accept
+    monkeypatch.setattr(admission, "why_not_accept", falls)
+    monkeypatch.setattr(admission, "AGAIN", 0.05)
+    worker = await bench.worker()
+    await bench.send(REQUESTED, asked(id="bad"))
+    await bench.send(REQUESTED, asked(id="good"))
+    assert (await bench.until(over)).complete
+    (row,) = await bench.rejected(1)
+    assert (row["reason"], row["sequence"]) == ("Unservable", 1)
+    assert "KeyError" in row["message"]
+    assert not worker.done()
+
+
+async def test_a_trigger_that_our_own_code_falls_over_leaves_the_process_and_comes_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falls = 1
+
+    def decided(*given: Any, **named: Any) -> Any:
+        nonlocal falls
+        if falls and given[1].slug == "harbor-projects":
+            falls -= 1
+            raise KeyError("surprise")
+        return decide(*given, **named)
+
+    decide = pool.decide
+    monkeypatch.setattr(pool, "decide", decided)
+    worker = await bench.worker()
+    await bench.send(REQUESTED, asked())
+    assert (await bench.until(over)).complete
+    assert not worker.done()
 
 
 class Ahead(datetime):
