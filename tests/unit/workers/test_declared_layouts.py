@@ -38,6 +38,13 @@ def test_line_ends_and_marks_of_a_file_stay_as_they_are(tmp_path: Path, lead: st
     assert text.encode() == before.replace(OLD, NEW).encode()
 
 
+def test_a_block_scalar_leaves_its_line_end_behind(tmp_path: Path) -> None:
+    before = REPOSITORY.format("bp-x").replace(f"url: {OLD} # ours", f"url: |-\n    {OLD}\n  interval: 5m")
+    top = write(tmp_path, {"kit/x.yaml": before.replace("\n", "\r\n")})
+    (text,) = plan_edits(top, [Root("kit")], [change()]).texts.values()
+    assert text == before.replace(f"|-\n    {OLD}", NEW).replace("\n", "\r\n")
+
+
 def test_what_is_no_text_is_trouble_only_where_it_names_the_object(tmp_path: Path) -> None:
     top = write(tmp_path, {"kit/x.yaml": REPOSITORY.format("bp-x"), "kit/other.yaml": b"\xff\xfe"})
     assert plan_edits(top, [Root("kit")], [change()]).undeclared == ()

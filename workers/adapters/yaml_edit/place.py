@@ -152,7 +152,7 @@ def _block_end(text: str, node: ScalarNode) -> int:
         if line.strip():
             end = following
         position = following
-    return end
+    return end - (text[end - 1 : end] == "\r")
 
 
 def line_end(text: str, position: int) -> int:
