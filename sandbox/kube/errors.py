@@ -85,9 +85,6 @@ def apply_conflict(owned: list[tuple[str, str]]) -> ApiError:
     return ApiError(409, "Conflict", f"Apply failed with {len(owned)} {noun}: {said}", {"causes": causes})
 
 
-REASONS = {"required": "FieldValueRequired", "unsupported": "FieldValueNotSupported"}
-
-
 def invalid(group: str, kind: str, name: str, faults: list[tuple[str, str, str]]) -> ApiError:
     """422; a fault is a field, a message, and the reason of the cause."""
     told = [f"{field}: {message}" for field, message, _ in faults]

@@ -21,7 +21,6 @@ from workers.adapters.cluster_kinds import CONFIG_MAP, NODE, Kind, Object, key_o
 from workers.adapters.firewall import NodeBlock
 from workers.errors import Stuck, Wait
 from workers.proof import means
-from workers.proof.means import cilium
 from workers.proof.means.terms import EXPIRES, LABEL, WORLD, Terms, present
 from workers.proof.pods import TOKEN
 
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     from workers.world import World
 
 NODE_MEANS = "node firewall with expiring entries"
-
-
-def cilium_policy(name: str, allow: Sequence[str], expires_at: datetime, token: int, manager: str) -> Object:
-    """Cilium's policy for these terms."""
-    return cilium.policy(Terms(name, tuple(allow), expires_at, token, manager))
 
 
 def open_addresses(nodes: Iterable[Object], allow: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import anyio
 
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_answers import WaitedInVain
-from workers.adapters.cluster_kinds import NAMESPACE, NODE, POD, Object, key_of, name_of
+from workers.adapters.cluster_kinds import NAMESPACE, POD, Object, key_of, name_of
 
 PART_OF = "app.kubernetes.io/part-of"
 TOKEN = "cutover.catalyst/token"  # noqa: S105  a label
@@ -83,11 +83,6 @@ def manifest(
             "containers": [container],
         },
     }
-
-
-async def node_names(cluster: Cluster) -> tuple[str, ...]:
-    """Every Node there is, ready or not: one that is left out would be a hole."""
-    return tuple(sorted(name_of(n) for n in await cluster.list(NODE)))
 
 
 async def ensure_namespace(cluster: Cluster, name: str) -> None:

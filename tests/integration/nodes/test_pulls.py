@@ -14,7 +14,8 @@ from sandbox.policy import Policies
 from sandbox.puller import PullError
 from workers.adapters.firewall import NodeBlock
 from workers.entrypoints import canary
-from workers.proof.block import cilium_policy
+from workers.proof.means import cilium
+from workers.proof.means.terms import Terms
 
 from .conftest import LOCAL, PLAN, Place
 
@@ -88,7 +89,7 @@ async def test_a_block_on_a_node_outlives_the_agent_that_ordered_it(place: Place
 
 
 async def test_a_policy_holds_pods_and_not_their_nodes(place: Place) -> None:
-    policy = cilium_policy("p", (), place.clock.now(), 1, "m")
+    policy = cilium.policy(Terms("p", (), place.clock.now(), 1, "m"))
     pod, node = Identity("pod", "a", "b"), Identity("node", "cp-1")
     targets = ["https://ghcr.io", f"https://{LOCAL}"]
 

@@ -19,6 +19,8 @@ from workers.errors import Stuck, Wait
 from workers.proof import block, canaries, declared, forced, pods
 from workers.proof.health import green, red
 from workers.proof.hold import HoldClock
+from workers.proof.means import cilium
+from workers.proof.means.terms import Terms
 from workers.sovereign import Gitea, Harbor, Login, Proof, Sovereign
 from workers.steps import egress_block_test as step
 from workers.world import Order, World
@@ -204,7 +206,7 @@ LOCAL = Host("gitea-http.gitea.svc.cluster.local:3000", 1, True, "10.43.0.11")
 
 
 def test_the_policy_denies_the_world_even_to_pods_that_another_policy_lets_out() -> None:
-    policy = block.cilium_policy("p", (), NOW, 1, "catalyst-cutover")
+    policy = cilium.policy(Terms("p", (), NOW, 1, "catalyst-cutover"))
     allow_egress = {
         "metadata": {"name": "allow-egress", "namespace": "flux-system"},
         "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]},
@@ -217,7 +219,7 @@ def test_the_policy_denies_the_world_even_to_pods_that_another_policy_lets_out()
 
 
 def test_an_allow_list_alone_would_not_have_held_flux_back() -> None:
-    policy = block.cilium_policy("p", (), NOW, 1, "catalyst-cutover")
+    policy = cilium.policy(Terms("p", (), NOW, 1, "catalyst-cutover"))
     del policy["spec"]["egressDeny"]
     allow_egress = {
         "metadata": {"name": "allow-egress", "namespace": "flux-system"},
@@ -228,12 +230,12 @@ def test_an_allow_list_alone_would_not_have_held_flux_back() -> None:
 
 
 def test_what_the_description_allows_stays_open() -> None:
-    policy = block.cilium_policy("p", ("198.51.100.0/28",), NOW, 1, "catalyst-cutover")
+    policy = cilium.policy(Terms("p", ("198.51.100.0/28",), NOW, 1, "catalyst-cutover"))
     assert pod_may(Policies(clusterwide=(policy,)), Identity("pod", "a", "b"), UPSTREAM)
 
 
 def test_a_block_without_a_readable_end_counts_as_expired() -> None:
-    policy = block.cilium_policy("p", (), NOW, 1, "m")
+    policy = cilium.policy(Terms("p", (), NOW, 1, "m"))
     assert not block.expired(policy, NOW - timedelta(seconds=1))
     assert block.expired(policy, NOW)
     policy["metadata"]["annotations"] = {}
@@ -260,7 +262,7 @@ CRDS = Path(__file__).parents[4] / "../shared/data/crds/cilium"
 def test_ciliums_own_schema_accepts_the_policy_and_knows_every_field(allow: tuple[str, ...]) -> None:
     definition = json.loads((CRDS / "ciliumclusterwidenetworkpolicy.json").read_text(encoding="utf-8"))
     schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    policy = block.cilium_policy("p", allow, NOW, 1, "catalyst-cutover")
+    policy = cilium.policy(Terms("p", allow, NOW, 1, "catalyst-cutover"))
     # Not `validate`: the schema holds a pattern in Go's dialect, which we never meet.
     assert list(jsonschema.Draft202012Validator(schema).iter_errors(policy)) == []
     rules = schema["properties"]["spec"]["properties"]
