@@ -241,9 +241,27 @@ def _summary(changes: int, todo: list[Followed], others: Iterable[str], revision
         words.append(f"so do {', '.join(more[:10])}")
     if asleep := ["/".join(each.key) for each in todo if each.suspended]:
         words.append(f"suspended, so repointed and not proven: {', '.join(asleep[:10])}")
+    if nobodys := ["/".join(each.key) for each in todo if _of_nobody(each.source)]:
+        words.append(
+            f"declared by nobody in Git, so a second run of cloud-init would undo it: {', '.join(nobodys[:10])}"
+        )
+    if more := [note for each in todo for note in _brought_along(each.source)]:
+        words.append(f"comes with it from elsewhere: {', '.join(more[:10])}")
     if named := list(others):
         words.append(f"left alone, of third parties: {', '.join(named[:10])}")
     return "; ".join(words)
+
+
+def _of_nobody(source: Object) -> bool:
+    return not any(flux.owner(source, system) for system in (flux.OWNED_BY_KUSTOMIZATION, flux.OWNED_BY_RELEASE))
+
+
+def _brought_along(source: Object) -> list[str]:
+    """What a source fetches besides its own repository: that is as local as whoever it names."""
+    spec, who = source["spec"], "/".join(key_of(source))
+    found = [f"the submodules of {who}"] if spec.get("recurseSubmodules") else []
+    included = [str((each.get("repository") or {}).get("name")) for each in spec.get("include") or ()]
+    return [*found, *(f"{name}, included by {who}" for name in included)]
 
 
 async def _branches(world: World, todo: Iterable[Followed]) -> None:

@@ -15,6 +15,7 @@ from workers.declared.ignored import hides, widened
 from workers.errors import Stuck
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps.flux_gitrepository_patch import (
+    _summary,
     branch_of,
     credentials,
     followed,
@@ -55,6 +56,26 @@ def test_url_branch_and_credentials_go_in_one_patch_and_a_pinned_tag_goes_away(s
             "proxySecretRef": None,
         },
     }
+
+
+def test_a_way_to_sign_in_at_a_cloud_goes_with_its_git(sovereign: Sovereign) -> None:
+    """`provider: github` refuses a Secret without a GitHub App; and only `azure` and `aws` may name an account."""
+    theirs = source(provider="github", serviceAccountName="git", proxySecretRef={"name": "p"})
+    spec = merge_patch(plan(theirs, sovereign, "main"), theirs)["spec"]
+    assert (spec["provider"], spec["serviceAccountName"], spec["proxySecretRef"]) == (None, None, None)
+    generic = source(provider="generic")
+    assert "provider" not in merge_patch(plan(generic, sovereign, "main"), generic)["spec"]
+
+
+def test_what_a_source_fetches_besides_its_own_repository_is_told(sovereign: Sovereign) -> None:
+    theirs = source(recurseSubmodules=True, include=[{"repository": {"name": "shared"}}])
+    todo, _ = followed([theirs], [], sovereign, MIRRORED)
+    said = _summary(1, todo, [], "main@sha1:b")
+    assert "the submodules of flux-system/openova, shared, included by flux-system/openova" in said
+    assert "a second run of cloud-init would undo it: flux-system/openova" in said
+    theirs["metadata"]["labels"] = {"kustomize.toolkit.fluxcd.io/name": "flux-system"}
+    todo, _ = followed([theirs], [], sovereign, MIRRORED)
+    assert "cloud-init" not in _summary(1, todo, [], "main@sha1:b")
 
 
 def test_a_source_that_is_right_needs_no_patch(sovereign: Sovereign) -> None:
@@ -118,6 +139,9 @@ def test_a_branch_is_followed_unless_something_goes_before_it(ref: dict[str, str
         ("https://user@GitHub.com/openova-io/openova/", True),
         ("ssh://git@github.com/openova-io/openova", True),
         ("git@github.com:openova-io/openova.git", True),
+        ("ssh://git@github.com:22/openova-io/openova.git", True),
+        ("https://github.com:443/openova-io/openova", True),
+        ("https://github.com:8443/openova-io/openova", False),
         ("https://github.com/openova-io/openova-fork", False),
         ("https://mirror.github.com/openova-io/openova", False),
     ],
