@@ -48,19 +48,20 @@ def line(entry: Entry) -> bytes:
 
 
 def entry(text: bytes, number: int = 1) -> Entry:
-    """The message of a line. Raises Rewritten when the line is not what `line` wrote."""
+    """The message of a line. Raises Rewritten when the line is not what `line` wrote, to the byte."""
     try:
         document = orjson.loads(text)
         seq, subject = int(document["seq"]), str(document["subject"])
         start = _start(seq, subject)
         if "base64" in document:
-            return Entry(seq, subject, base64.b64decode(document["base64"], validate=True))
-        start += b'"event":'
+            found = Entry(seq, subject, base64.b64decode(document["base64"], validate=True))
+        else:
+            found = Entry(seq, subject, text[len(start) + len(b'"event":') : -1])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise Rewritten(f"line {number} is no line of an export: {type(error).__name__}") from None
-    if not (text.startswith(start) and text.endswith(b"}")):
+    if line(found) != text:
         raise Rewritten(f"line {number} was rewritten by another program; its bytes cannot be checked")
-    return Entry(seq, subject, text[len(start) : -1])
+    return found
 
 
 def entries(lines: Iterable[bytes]) -> Iterator[Entry]:
