@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from events.flow import BY_SLUG, STEPS
+from events.flow import BY_SLUG, SLUGS, STEPS
 from events.fold import NEVER, AutoFire, Run, State, StepState
+from schemas.results import EgressProven, GitMirrored, NodesPivoted, ProjectsReady
 
 LONGEST = 8192
 """Characters of one value. Ours are shorter; a stranger's or an older version's event may hold more."""
@@ -45,9 +46,26 @@ def picture(state: State) -> dict[str, str]:
         rows |= _autofire_rows(state.autofire)
     for step in STEPS:
         rows |= _step_rows(step.slug, run.step(step.slug))
+    rows |= _known_elsewhere(run)
     for node, version in sorted(state.nodes.items()):
         rows[f"node.{node}.registriesYaml"] = version
     return {key: _fitting(value) for key, value in rows.items()}
+
+
+def _known_elsewhere(run: Run) -> dict[str, str]:
+    """Keys that earlier readers of the ConfigMap show when they are there (field lessons A1, A4)."""
+    rows = {}
+    for slug in SLUGS:
+        match run.step(slug).outcome:
+            case GitMirrored(local_sha=sha):
+                rows["mirroredCommitSHA"] = sha
+            case ProjectsReady(projects=projects):
+                rows["harborProjectCount"] = str(len(projects))
+            case NodesPivoted():
+                rows["registriesYamlActive"] = "v2"
+            case EgressProven():
+                rows["egressTestPassed"] = "true"
+    return rows
 
 
 def _autofire_rows(armed: AutoFire) -> dict[str, str]:

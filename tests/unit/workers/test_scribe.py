@@ -97,3 +97,12 @@ def test_completed_means_nothing_unless_every_step_of_its_run_succeeded(missing:
     state = fold(chain([*forged, *whole[place + 1 :]]))
     assert not state.complete
     assert picture(state)["cutoverComplete"] == "false"
+
+
+def test_earlier_readers_find_the_keys_that_they_show() -> None:
+    whole = whole_run()
+    before = picture(fold(chain(whole[:1])))
+    assert not {"mirroredCommitSHA", "harborProjectCount", "registriesYamlActive", "egressTestPassed"} & before.keys()
+    after = picture(fold(chain(whole)))
+    assert (after["mirroredCommitSHA"], after["harborProjectCount"]) == ("a", "1")
+    assert (after["registriesYamlActive"], after["egressTestPassed"]) == ("v2", "true")
