@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -42,10 +44,15 @@ def _end_with_parent() -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on now, and that the kernel gives to nobody who asks for any.
+
+    From 32768 on (Linux' `ip_local_port_range`) somebody else's connection could hold it when we come to listen.
+    """
+    while True:
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Broker:
@@ -98,8 +105,10 @@ class Broker:
                 env={**os.environ, **self._variables},
                 preexec_fn=_end_with_parent,
             )
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while True:
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"nats-server ended at once; see {self.directory}/nats.log")
                 try:
                     stream = await anyio.connect_tcp("127.0.0.1", self.port)
                     await stream.aclose()

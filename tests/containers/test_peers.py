@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +17,11 @@ from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 from events.jetstream import Broker, JetStreamLog
 from events.journal import Journal
 from events.log import Entry, LogUnavailable
+from sandbox.broker import free_port
 from workers.adapters.oci import Registries
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 
 NATS_READY = "Server is ready"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
