@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anyio import to_thread
 
@@ -15,14 +16,18 @@ from workers.adapters.yaml_quick import NotYaml, parsed
 from workers.audit import finding as kinds
 from workers.audit.finding import Finding, unread
 from workers.audit.rules import ADDRESS, Judge
-from workers.declared.files import Root, manifests, substituted
+from workers.declared.files import Root, listings, manifests, substituted
 from workers.declared.repository import root_of
 from workers.errors import Trouble
 from workers.sovereign import Sovereign
 from workers.supply.sources import PACKAGE_KINDS, resolved_locally
 from workers.world import World
 
-_SOURCE = re.compile(rf"^\s*kind:\s*[\"']?({'|'.join(ADDRESS)})\b", re.MULTILINE)
+_SOURCE = re.compile(rf"\bkind[\"']?\s*:\s*[\"']?(?:{'|'.join(ADDRESS)})\b")
+_BASES = ("resources", "bases", "components")
+_REMOTE = re.compile(r"^(?:\w+::)?(?:\w+://)?(?:[^/@]+@)?(\[[\da-fA-F:]+\](?::\d+)?|[\w.-]+(?::\d+)?)(?=[/:])")
+"""What kustomize fetches itself, as it is spelled: `https://HOST/…`, `git::https://…`, `git@HOST:…`, `HOST/…`."""
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}(:\d+)?")
 
 
 async def in_git(world: World) -> list[Finding]:
@@ -65,7 +70,30 @@ def declared_below(checkout: Path, roots: Sequence[Root], judge: Judge) -> list[
         for file, place in manifests(checkout, root):
             name = file.relative_to(checkout.resolve()).as_posix()
             found |= {(name, str(each)): each for each in _of_file(file, name, place, judge)}
+        for file, said in listings(checkout, root):
+            name = file.relative_to(checkout.resolve()).as_posix()
+            found |= {(name, str(each)): each for each in _fetched_by(file, said, name, judge)}
     return list(found.values())
+
+
+def _fetched_by(file: Path, said: Mapping[str, Any], name: str, judge: Judge) -> Iterator[Finding]:
+    """What a kustomization.yaml has kustomize-controller fetch at every build, past any GitRepository."""
+    for key in _BASES:
+        for each in map(str, said.get(key) or ()):
+            host = "" if (file.parent / each).exists() else _host_of(each)
+            if (severity := judge.weight(each, host)) is not None:
+                yield Finding(
+                    tether=kinds.GIT.number, title="remote base", severity=severity, kind="Git kustomization",
+                    name=name, field=key, host=host, puller="kustomize-controller", owner=name,
+                    cut_by="its owner: a copy of it in local Gitea",
+                )  # fmt: skip
+
+
+def _host_of(base: str) -> str:
+    """HOST[:PORT] of a remote base; empty for a path of the repository, which may hold dots too."""
+    found = _REMOTE.match(base)
+    remote = found is not None and ("://" in base or "@" in base or _NAME.fullmatch(found[1]))
+    return found[1] if found and remote else ""
 
 
 def _of_file(file: Path, name: str, place: Root, judge: Judge) -> Iterator[Finding]:
@@ -77,8 +105,15 @@ def _of_file(file: Path, name: str, place: Root, judge: Judge) -> Iterator[Findi
     except NotYaml as error:
         yield unread(kinds.GIT, "Git file", name, error)
         return
-    for document in documents:
+    for document in (single for each in documents for single in _singles(each)):
         source = isinstance(document, dict) and document.get("kind") in ADDRESS
         if source and (document.get("metadata") or {}).get("name"):
             for each in judge.source(document):
                 yield each.model_copy(update={"kind": f"Git {each.kind}", "owner": name})
+
+
+def _singles(document: Any) -> Iterator[Any]:
+    """The items of a List, as kustomize takes them; anything else is itself."""
+    items = document.get("items") if isinstance(document, Mapping) else None
+    listed = isinstance(items, list) and str(document.get("kind", "")).endswith("List")
+    yield from items if listed and items else [document]

@@ -80,10 +80,15 @@ class Judge:
         for field in ADDRESS[kind]:
             said = str((obj.get("spec") or {}).get(field) or "")
             host = _host(said, package=kind in _PACKAGES)
-            if host and not self._local(host):
-                known = self.names.in_text(said) or self.names.foreign_registry(host) or host == self._git
-                severity = Severity.TETHER if known else self._third(host)
+            if (severity := self.weight(said, host)) is not None:
                 yield _found(tether, severity, obj, f"spec.{field}", host)
+
+    def weight(self, said: str, host: str) -> Severity | None:
+        """What it means that somebody fetches from this address; None for no host, or one of the Sovereign's own."""
+        if not host or self._local(host):
+            return None
+        known = self.names.in_text(said) or self.names.foreign_registry(host) or host == self._git
+        return Severity.TETHER if known else self._third(host)
 
     def _third(self, host: str) -> Severity:
         """Neither the mothership's nor local: in order only when the owner said so."""

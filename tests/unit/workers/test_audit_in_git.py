@@ -65,6 +65,49 @@ def test_the_mothership_cannot_be_accepted(tmp_path: Path) -> None:
     assert finding.severity is Severity.TETHER
 
 
+def test_a_source_is_found_however_it_is_spelled(tmp_path: Path) -> None:
+    spec = '"apiVersion": "source.toolkit.fluxcd.io/v1", "spec": {"url": "oci://ghcr.io/openova-io", "type": "oci"}'
+    (tmp_path / "json.yaml").write_text('{"kind": "HelmRepository", "metadata": {"name": "in-json"}, ' + spec + "}")
+    (tmp_path / "list.yaml").write_text(
+        "apiVersion: v1\nkind: List\nitems:\n- kind: HelmRepository\n  metadata: {name: in-list}\n"
+        '  spec: {url: "oci://ghcr.io/openova-io"}\n- 7\n'
+    )
+    assert found(tmp_path, Root(".")) == [
+        "tether 3 Git HelmRepository in-json json.yaml",
+        "tether 3 Git HelmRepository in-list list.yaml",
+    ]
+
+
+def test_what_kustomize_would_fetch_by_itself_is_found(tmp_path: Path) -> None:
+    (tmp_path / "github.com").mkdir()
+    (tmp_path / "github.com" / "here.yaml").write_text("a: b\n")
+    (tmp_path / "kustomization.yaml").write_text(
+        """
+resources:
+- https://github.com/openova-io/openova//base?ref=main
+- git@github.com:openova-io/openova
+- gitlab.example.org/team/base?ref=v1
+- https://raw.example.net:8443/one.yaml
+- http://gitea-http.gitea.svc.cluster.local:3000/openova/openova//x
+- github.com/here.yaml
+- ../outside.yaml
+- missing.yaml
+- v1.2/missing
+- http://203.0.113.7:8080/x.yaml
+components: [charts.partner.example/kit]
+"""
+    )
+    judge = Judge.of(SOVEREIGN, None, False)
+    seen = {(f.severity, f.field, f.host) for f in declared_below(tmp_path, (Root("."),), judge)}
+    assert seen == {
+        (Severity.TETHER, "resources", "github.com"),
+        (Severity.EXTERNAL, "resources", "gitlab.example.org"),
+        (Severity.EXTERNAL, "resources", "raw.example.net:8443"),
+        (Severity.EXTERNAL, "resources", "203.0.113.7:8080"),
+        (Severity.NOTICE, "components", "charts.partner.example"),
+    }
+
+
 def test_a_manifest_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("kind: HelmRepository\nspec: {url: [\n")
     assert [line.split()[0] for line in found(tmp_path, Root("."))] == ["unreadable"]
