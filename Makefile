@@ -12,7 +12,7 @@ REHEARSAL := $(if $(KEEP),--keep "$(KEEP)") $(if $(HOLD),--hold "$(HOLD)") $(if 
 
 JOBS := 2
 
-.PHONY: help install rehearsal test sweep check format schemas bench bench-long image lock clean
+.PHONY: help install rehearsal test sweep check format schemas bench bench-long bench-kills image lock clean
 
 help:
 	@echo "make install     Python packages into .venv, each checked by its hash"
@@ -21,8 +21,9 @@ help:
 	@echo "make sweep       what takes too long for every day: each await point, each grant, each phase"
 	@echo "make check       format, lint, types, import contracts, stale schemas"
 	@echo "make schemas     write schemas/json and the AsyncAPI document again"
-	@echo "make bench       hop and replay, one JSON object each"
+	@echo "make bench       hop, replay and a thousand readers, one JSON object each"
 	@echo "make bench-long  mirror, copy (about 1.1 GB, beside skopeo) and idle cost; some minutes"
+	@echo "make bench-kills everything killed at each moment of the proof, in all combinations; some twenty minutes"
 	@echo "make image       the container image, with git and nft (BASE=, ARCH=, IMAGE=) and its SBOM"
 	@echo "make lock        pin the newest versions that pyproject.toml allows"
 
@@ -68,11 +69,15 @@ schemas: install
 bench: install
 	@$(BIN)/python benchmarks/hop.py --json
 	@$(BIN)/python benchmarks/replay.py --json
+	@$(BIN)/python benchmarks/readers.py --json
 
 bench-long: install
 	@$(BIN)/python benchmarks/mirror.py --json
 	@$(BIN)/python benchmarks/prewarm.py --json
 	@$(BIN)/python benchmarks/idle.py --json
+
+bench-kills: install
+	@$(BIN)/python benchmarks/kills.py --json
 
 # What travels is checked by its hash before the engine sees it; ARCH=aarch64 for the other machines.
 IMAGE := catalyst-cutover:local
