@@ -47,6 +47,8 @@ class StepState(NamedTuple):
     """Sequence of the step's newest event."""
     tries: int = 0
     """How often this trigger's work waited; the pool bounds it."""
+    lost: int = 0
+    """How often a worker claimed this trigger and was heard of no more."""
     first: int = 0
     """Sequence of the first claim for this trigger: since when it has been tried, by the broker's clock."""
     reason: str = ""
@@ -285,7 +287,8 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
     step = StepState(
         result="running", attempt=event.attempt or old.attempt + 1, worker=data.worker, token=seq,
         started_at=old.started_at if again else at, trigger=data.trigger, after=data.after, seen=seq,
-        tries=old.tries if again else 0, first=old.first if again else seq,
+        tries=old.tries if again else 0, lost=old.lost + (old.result == "running") if again else 0,
+        first=old.first if again else seq,
         progress=old.progress if again else None,
     )  # fmt: skip
     later = SLUGS[SLUGS.index(data.step) + 1 :]

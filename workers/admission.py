@@ -13,7 +13,7 @@ import anyio
 from pydantic import BaseModel
 
 from events import flow, subjects
-from events.envelope import Event, Undecodable, admit
+from events.envelope import Event, Undecodable, admit, data_of, read
 from events.fold import State, evolve
 from events.jetstream import ADMISSION, REGISTRAR, Delivery, JetStreamLog
 from events.journal import Journal
@@ -100,7 +100,7 @@ async def _serve(
         case facts.Requested():
             refusal = why_not_accept(state, delivery.seq) or why_not_again(state, data)
             if refusal is None:
-                refusal = await _asked(gate, data, delivery)
+                refusal = await asked(gate, data, delivery)
             if refusal is None:
                 if journal.state.seq != state.seq:  # the world was asked for a while
                     raise Conflict("the journal moved on")
@@ -138,19 +138,22 @@ def why_not_again(state: State, data: facts.Requested) -> tuple[str, str] | None
     return None
 
 
-async def _asked(gate: Gate, data: facts.Requested, delivery: Delivery) -> tuple[str, str] | None:
+async def asked(gate: Gate, data: facts.Requested, delivery: Delivery) -> tuple[str, str] | None:
     """What the gate says, while the delivery is kept ours: a preflight may take longer than `ack_wait`."""
     refusal: tuple[str, str] | None = None
-    async with anyio.create_task_group() as tasks:
+    try:
+        async with anyio.create_task_group() as tasks:
 
-        async def keep() -> None:
-            while True:
-                await anyio.sleep(KEEP)
-                await delivery.working()
+            async def keep() -> None:
+                while True:
+                    await anyio.sleep(KEEP)
+                    await delivery.working()
 
-        tasks.start_soon(keep)
-        refusal = await gate(data)
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(keep)
+            refusal = await gate(data)
+            tasks.cancel_scope.cancel()
+    except ExceptionGroup as several:  # one of the two: a broker that went away meanwhile is no end of the world
+        raise several.exceptions[0] from None
     return refusal
 
 
@@ -270,8 +273,17 @@ class Registrar:
         before = self._state.foreign
         self._state = evolve(self._state, Entry(delivery.seq, delivery.subject, delivery.raw))
         if self._state.foreign == before:
-            return None
+            return _not_understood(delivery.raw)
         return "ForeignInJournal", "not an event of ours, or a copy of one; it is no part of the history"
+
+
+def _not_understood(raw: bytes) -> tuple[str, str] | None:
+    """A link of the chain that a later version wrote, or somebody who knows how to: it is kept, and it is told."""
+    try:
+        data_of(read(raw))
+    except Undecodable as error:
+        return "UnreadableFact", f"it continues the chain, and nothing here is drawn from it: {error}"
+    return None
 
 
 def _bad_report(raw: bytes) -> tuple[str, str] | None:

@@ -28,7 +28,7 @@ from events.log import Conflict, Emit, LogUnavailable, NotPermitted, TooLarge
 from schemas import events as facts
 from schemas.results import StepResult
 from workers import decision as decisions
-from workers.admission import Gate, accept, open_to_all
+from workers.admission import Gate, accept, asked, open_to_all
 from workers.bearing import BEARING, Bearing, trace_of
 from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble
@@ -131,7 +131,7 @@ class Pool:
                 log.info("%s: trigger %s settled: %s", step.slug, delivery.seq, why)
                 await delivery.settle()
             case Begin():
-                if (refusal := await self.gate(facts.Requested())) is not None:
+                if (refusal := await asked(self.gate, facts.Requested(), delivery)) is not None:
                     await self._refuse(delivery, Refuse(*refusal))
                     return True
                 if self.journal.state.seq != state.seq:  # the world was asked for a while
@@ -176,7 +176,7 @@ class Pool:
         bearing = BEARING.set(Bearing(do.run.id, step.slug, do.attempt, trace_of(do.run.traceparent)))
         log.info("%s: attempt %d of run %s, token %d", step.slug, do.attempt, do.run.id, token)
         try:
-            await self._conclude(claim, await self._attempt(claim))
+            await self._conclude(claim, self._deadly(claim) or await self._attempt(claim))
         except Fenced as fenced:
             log.warning("%s: stopped, %s", step.slug, fenced)
             await delivery.later(1.0)
@@ -206,6 +206,13 @@ class Pool:
         if outcome is None or lease.lost:
             raise Fenced(lease.lost or "the lease was lost")
         return outcome
+
+    def _deadly(self, claim: Claim) -> GiveUp | None:
+        """The end of a step that nobody survives; None while it may be tried."""
+        lost = self._mine(claim).lost
+        if lost < self.limits.losses:
+            return None
+        return GiveUp("WorkerLost", f"{lost} workers that did this step were heard of no more; see why they ended")
 
     async def _first_look(self, claim: Claim) -> None:
         """What ties the Sovereign before anything is done, for the certificate. Whatever it finds stops nothing."""

@@ -17,6 +17,8 @@ class Limits:
     """Tries of a step that says itself that it is waiting."""
     blips: int = 5
     """Tries after an error that nobody foresaw."""
+    losses: int = 100
+    """Workers that may be lost in doing one trigger: a step that kills whoever does it must not kill for ever."""
     total: float = 2 * 3600.0
     """Seconds from the first try of a trigger, all waits included."""
     longest: float = 60.0

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from cloudevents.core.formats.json import JSONFormat
+from histories import draft
 from pool_bench import Bench, doing, opened, result
 
 from events.envelope import read
@@ -21,13 +22,14 @@ from events.jetstream import JetStreamLog
 from events.journal import Journal
 from events.picture import picture
 from events.subjects import CANCEL, JOURNAL, LOGIN, REQUESTED
-from schemas.events import Audited
+from schemas.events import Audited, Cancelled, Requested, StepStarted
 from schemas.results import StepResult
 from workers import admission, pool, scribe
 from workers.autofire import fuse
 from workers.autofire.rule import Rule
 from workers.errors import Wait
 from workers.lease import now
+from workers.verdict import Limits
 from workers.world import Order, Report
 
 
@@ -280,6 +282,43 @@ async def test_a_trigger_that_our_own_code_falls_over_leaves_the_process_and_com
     await bench.send(REQUESTED, asked())
     assert (await bench.until(over)).complete
     assert not worker.done()
+
+
+async def test_a_step_that_nobody_survives_is_given_up_and_not_tried_for_ever(bench: Bench) -> None:
+    journal, writer = Journal(bench.stream), scribe.Scribe("sovereign.test", "doomed", str)
+    request = await bench.send(REQUESTED, asked())
+    await admission.accept(journal, writer, request, Requested(), None)
+    run, trigger = journal.state.run, journal.state.seq + 1
+    assert run is not None
+    for attempt in range(1, 4):
+        claim = StepStarted(step=SLUGS[0], worker="doomed", trigger=trigger, after=request, lease_seconds=1.0)
+        await journal.append(writer.step(run, attempt, claim))
+
+    async with JetStreamLog.open(bench.settings) as stream, anyio.create_task_group() as tasks:
+        own = Journal(stream)
+        work = pool.Pool(stream, own, writer, doing(bench.done), lease_seconds=1.0, limits=Limits(losses=3))
+        tasks.start_soon(own.tail)
+        tasks.start_soon(work.serve)
+        state = await bench.until(over)
+        tasks.cancel_scope.cancel()
+    assert state.run is not None
+    assert (state.run.reason, state.run.step(SLUGS[0]).attempt, bench.done) == ("WorkerLost", 4, [])
+
+
+async def test_a_link_of_the_chain_that_nobody_here_can_read_is_told_and_breaks_nothing(bench: Bench) -> None:
+    journal = Journal(bench.stream)
+    await bench.worker()
+    for kind in ("cutover.later-word.v1", "cutover.step.succeeded.v2"):
+        state = await journal.refresh()
+        cancelled = Cancelled(operator="ann", request=1)
+        raw = draft(cancelled, state.length + 1).sealed(state.length + 1, state.hash).encode()
+        raw = raw.replace(b"cutover.cancelled.v1", kind.encode())
+        await bench.stream.append(raw, id=kind, expected=state.seq, then=None)
+    rows = await bench.rejected(2)
+    assert [row["reason"] for row in rows] == ["UnreadableFact"] * 2
+    await bench.send(REQUESTED, asked())
+    state = await bench.until(over)
+    assert (state.complete, state.integrity, state.foreign) == (True, "ok", 0)
 
 
 class Ahead(datetime):

@@ -26,7 +26,7 @@ AHEAD: Final = 2.0
 LAG: Final = 256
 """Live events that a reader may be behind; one more, and it gets the newest state instead."""
 RESET: Final = b'event: reset\ndata: {"why":"your place is of another log; this one is told from its start"}\n\n'
-HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+HEADERS: Final = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 
 
 @dataclass
