@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from acceptance_scene import HOLD, ROOT, typed
+from acceptance_scene import HOLD, ROOT, environment, typed
 
 from sandbox.box import Box
 from sandbox.crew import Crew
@@ -30,9 +33,9 @@ BEGINS = {
 
 
 def commands(file: Path) -> list[str]:
-    """Lines of the fenced shell blocks."""
+    """Our own commands in the fenced shell blocks; tests/integration/chart/test_by_the_book.py types the others."""
     blocks = re.findall(r"^```sh\n(.*?)^```", file.read_text(encoding="utf-8"), re.M | re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [line for block in blocks for line in block.splitlines() if line.startswith("cutover ")]
 
 
 def test_only_the_runbook_has_commands_to_type() -> None:
@@ -59,6 +62,43 @@ async def test_every_command_of_the_runbook_does_what_it_says(tmp_path: Path, mo
             said = await typed(*split(line), cwd=tmp_path, CUTOVER_CONFIG=str(box.settings_file))
             assert said.code == code, f"{line}\n{said.text}"
             assert words in said.text, f"{line}\n{said.text}"
+        assert await spoken(box, tmp_path) == SPOKEN
+
+
+SPOKEN = {
+    "cutover --help": 0,
+    "cutover rehearse --help": 0,
+    "cutover verify": 0,
+    "cutover replay": 0,
+    "cutover replay --write": 0,
+    "cutover lift --kubeconfig ~/.kube/config": 0,
+}
+"""Commands that stand in the middle of a sentence and in no block, with their exit codes."""
+
+
+async def spoken(box: Box, place: Path) -> dict[str, int]:
+    """What each of them ends with, typed at once. The kubeconfig is this Sovereign's."""
+    text = "".join(file.read_text(encoding="utf-8") for file in [*DOCS, ROOT / "README.md"])
+    assert [line for line in SPOKEN if f"`{line}`" not in text] == []
+    told = {line: line.replace("~/.kube/config", str(box.kubeconfig)) for line in SPOKEN}
+    ends = await asyncio.gather(
+        *(typed(*split(line), cwd=place, CUTOVER_CONFIG=str(box.settings_file)) for line in told.values())
+    )
+    return {line: said.code for line, said in zip(SPOKEN, ends, strict=True)}
+
+
+def test_the_commands_beside_the_evidence_check_it(tmp_path: Path) -> None:
+    """Its lines as they stand, in a copy of its folder."""
+    folder = ROOT / "docs/evidence/hold-600s"
+    lines = re.findall(r"^ {4}(\S.*)$", (folder / "README.md").read_text(encoding="utf-8"), re.M)
+    assert [line.split()[0] for line in lines] == ["gunzip", "cutover"]
+    shutil.copytree(folder, tmp_path / "evidence")
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join(lines)], cwd=tmp_path / "evidence", env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rehearsal" in done.stdout
 
 
 def split(line: str) -> list[str]:

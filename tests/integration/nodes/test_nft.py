@@ -7,6 +7,8 @@ kernel lets the node out again.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +16,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from workers.adapters.firewall import TABLE, NodeBlock, ruleset
 
+RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
 UPSTREAM, LOCAL = "203.0.113.9", "10.7.0.2"
 SERVER = """
 import socket, threading
@@ -163,6 +167,15 @@ def test_upstream_is_unreachable_and_local_is_not_until_the_kernel_forgets(node:
     while time.monotonic() - began < 60 and not node.reaches(UPSTREAM, 1.0):
         time.sleep(0.2)
     assert 3 < time.monotonic() - began < 60
+    assert node.reaches("2001:db8::9")
+
+
+def test_the_runbooks_command_opens_the_node_at_once(node: Node) -> None:
+    (command,) = re.findall(r"`(nft [^`]+)`", RUNBOOK.read_text(encoding="utf-8"))
+    node.close(300)
+    assert not node.reaches(UPSTREAM, 1.0)
+    run("ip", "netns", "exec", node.name, *shlex.split(command))
+    assert node.reaches(UPSTREAM)
     assert node.reaches("2001:db8::9")
 
 
