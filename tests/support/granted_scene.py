@@ -19,6 +19,7 @@ from events.jetstream import Broker, JetStreamLog
 from sandbox import blueprint
 from sandbox.blueprint import FRONT_DOOR, merged
 from sandbox.box import Box
+from sandbox.catalogue import CHARTS, PACKAGES
 from sandbox.charter import Charter
 from sandbox.crew import Crew, front_door
 from sandbox.oidc import OPERATOR
@@ -27,6 +28,8 @@ from workers.entrypoints.settings import Settings, load
 HOLD = 2.0  # seconds
 ROLES = {"Role": "roles", "ClusterRole": "clusterroles"}
 BASE = "/api/v1/sovereign/cutover"
+SOURCE = "/apis/source.toolkit.fluxcd.io"
+CHART = next(chart for chart in CHARTS if chart.name == "bp-alloy")
 AUDIENCE = "catalyst-cutover"
 SEAL = {"namespace": "catalyst-system", "name": "handover-seal"}
 VALUES = merged(FRONT_DOOR, {"settings": {"handover": SEAL, "auto_fire": {"enabled": True}}})
@@ -76,6 +79,36 @@ class Ground:
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SEAL["name"]}}
         code, answer = await self.admin("POST", f"/api/v1/namespaces/{SEAL['namespace']}/secrets", secret)
         assert code in (201, 409), answer
+
+    async def by_hand(self) -> None:
+        """What no Git declares and no release made: sources, a chart, packages, copies of the pull secret."""
+        flux, pull = "flux-system", {"secretRef": {"name": "ghcr-pull"}}
+        _, secret = await self.admin("GET", f"/api/v1/namespaces/{flux}/secrets/ghcr-pull")
+        made: list[tuple[str, Any]] = [
+            (f"{SOURCE}/v1/namespaces/{flux}/helmrepositories", {
+                "metadata": {"name": "by-hand"},
+                "spec": {"url": "oci://ghcr.io/openova-io", "type": "oci", "interval": "15m", **pull},
+            }),
+            (f"{SOURCE}/v1beta2/namespaces/{flux}/ocirepositories", {
+                "metadata": {"name": "by-hand"},
+                "spec": {"url": f"oci://ghcr.io/openova-io/{CHART.name}", "interval": "15m", **pull,
+                         "ref": {"tag": CHART.version}},
+            }),
+            (f"{SOURCE}/v1/namespaces/{flux}/helmcharts", {
+                "metadata": {"name": "by-hand"},
+                "spec": {"chart": CHART.name, "version": CHART.version, "interval": "15m",
+                         "sourceRef": {"kind": "HelmRepository", "name": "by-hand"}},
+            }),
+        ]  # fmt: skip
+        for version, plural in (("v1", "configurations"), ("v1beta1", "functions")):
+            package = {"metadata": {"name": "by-hand"}, "spec": {"package": PACKAGES[0]}}
+            made.append((f"/apis/pkg.crossplane.io/{version}/{plural}", package))
+        for namespace in ("catalyst-system", "crossplane-system"):
+            copy = {"metadata": {"name": "ghcr-copy"}, "type": secret["type"], "data": secret["data"]}
+            made.append((f"/api/v1/namespaces/{namespace}/secrets", copy))
+        for path, obj in made:
+            code, answer = await self.admin("POST", path, obj)
+            assert code == 201, (path, answer)
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -154,14 +187,18 @@ def _tell(file: Path, **more: Any) -> None:
 
 
 @asynccontextmanager
-async def opened(directory: Path, *, grace: float = 1.0) -> AsyncIterator[Ground]:
-    """`grace`: seconds between the first login and auto-fire's request."""
+async def opened(directory: Path, *, grace: float = 1.0, lease: float = 20.0) -> AsyncIterator[Ground]:
+    """`grace`: seconds between the first login and auto-fire's request. `lease`: after which a dead worker's step is
+    another's, and its message delivered again."""
     charter = replace(blueprint.charter(VALUES), more=TRACED)
     async with Box.open(directory, hold=HOLD, charter=charter) as box, AsyncExitStack() as stack:
         for file in (*box.class_settings.values(), box.api_settings):
-            _tell(file, handover=SEAL, auto_fire={"enabled": True, "grace": grace})
+            nats = {**yaml.safe_load(file.read_text(encoding="utf-8"))["nats"], "ack_wait": lease * 1.5}
+            more = {"handover": SEAL, "auto_fire": {"enabled": True, "grace": grace}, "pace": {"lease": lease}}
+            _tell(file, nats=nats, **more)
         settings = load(box.settings_file)
-        stream = await stack.enter_async_context(JetStreamLog.open(settings.nats))
+        reach = settings.nats.model_copy(update={"ack_wait": lease * 1.5})
+        stream = await stack.enter_async_context(JetStreamLog.open(reach))
         login = Broker.model_validate(box.broker_login("operator"))
         operator = await stack.enter_async_context(JetStreamLog.open(login))
         crew = await stack.enter_async_context(Crew.at_work(box.settings_file, directory, 1, box.class_settings))

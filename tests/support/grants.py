@@ -149,3 +149,23 @@ def published(log: Path) -> dict[str, set[str]]:
     for client, sent in subjects.items():
         found.setdefault(users.get(client, "?"), set()).update(sent)
     return found
+
+
+def subjects(users: str) -> list[tuple[str, str]]:
+    """(user, subject) of every grant: what may be published, and where it may listen."""
+    found = []
+    for user, body in _USER.findall(users):
+        publish, _, subscribe = body.partition("subscribe:")
+        allow, _, _ = publish.partition("deny:")
+        found += [(user, each) for each in (*_QUOTED.findall(allow), *_QUOTED.findall(subscribe))]
+    return found
+
+
+def without_subject(charter: Charter, user: str, subject: str) -> Charter:
+    """The charter with one subject less. Something else stands in its place: an empty list would allow everything."""
+    head, mark, tail = charter.users.partition(f"user: {user}\n")
+    body, following, rest = tail.partition("user: ")
+    if f'"{subject}"' not in body:
+        raise LookupError(f"{user} was never granted {subject}")
+    less = body.replace(f'"{subject}"', '"nothing.at.all"', 1)
+    return replace(charter, users=f"{head}{mark}{less}{following}{rest}")

@@ -350,6 +350,23 @@ def test_secrets_are_read_in_named_namespaces_only(values: Object) -> None:
 
 
 @every
+def test_nothing_is_granted_twice(values: Object) -> None:
+    """Else taking one of them away would take nothing away."""
+    found = grants(render(values))
+    for one in found:
+        wider = [
+            other
+            for other in found
+            if other != one
+            and (other.account, other.verb, other.group) == (one.account, one.verb, one.group)
+            and other.resource == one.resource
+            and other.namespace in ("", one.namespace)
+            and other.name in ("", one.name)
+        ]
+        assert wider == [], one
+
+
+@every
 def test_create_is_never_bound_to_a_name(values: Object) -> None:
     assert [rule for _, _, rule in rules(render(values)) if "create" in rule["verbs"] and "resourceNames" in rule] == []
 
