@@ -63,17 +63,26 @@ def trouble(verb: str, words: str, response: ClientResponse, raw: bytes) -> Trou
     if status == 401:
         return Stuck("ApiForbidden", f"{message}; the API server does not know us: check the token")
     if status == 403:
-        user = re.search(r'User "([^"]+)"', said["message"])
-        who = user.group(1) if user else "our service account"
-        # An apply that creates is refused for `create`, though we asked for `patch`.
-        lacking = re.search(r"cannot (\w+) (?:resource|path)", said["message"])
-        verb = lacking.group(1) if lacking else verb
-        return Stuck("ApiForbidden", f"{verb} {words}: 403; grant {who} the verb {verb} on it. {said['message']}")
+        return forbidden(verb, words, said["message"])
     if status == 409 and said["reason"] == "AlreadyExists":
         return Exists("AlreadyExists", message, after=1.0)
     if status == 409:
         return Conflict("Conflict", message, after=1.0)
     return Stuck("ApiRejected", message)
+
+
+def forbidden(verb: str, words: str, message: str) -> Trouble:
+    """A verb that is not granted, or a rule that is not ours to keep: admission refuses with 403 as well."""
+    lacking = re.search(r"cannot (\w+) (?:resource|path)", message)
+    if lacking is None and "it is being terminated" in message:
+        return Wait("NamespaceTerminating", f"{verb} {words}: its namespace is being deleted. {message}", after=15)
+    if lacking is None:
+        return Stuck("ApiRejected", f"{verb} {words}: 403, not for want of a grant: {message}")
+    user = re.search(r'User "([^"]+)"', message)
+    who = user.group(1) if user else "our service account"
+    # An apply that creates is refused for `create`, though we asked for `patch`.
+    verb = lacking.group(1)
+    return Stuck("ApiForbidden", f"{verb} {words}: 403; grant {who} the verb {verb} on it. {message}")
 
 
 def _said(raw: bytes) -> dict[str, str]:

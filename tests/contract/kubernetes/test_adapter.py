@@ -219,6 +219,26 @@ async def a_wrong_object_is_a_person_s_business_at_once(home: Home, ours: Cluste
         assert not await ours.delete(CONFIG_MAP, "nobody", home.name)
 
 
+async def a_namespace_on_its_way_out_is_waited_for(home: Home, ours: Cluster, other: Cluster) -> None:
+    name = f"{home.name}-going"
+    await home.kube.make("/api/v1/namespaces", {"metadata": {"name": name}})
+    held = {"name": "held", "namespace": name, "finalizers": ["contract.test/hold"]}
+    await ours.create(CONFIG_MAP, {"metadata": held})
+    try:
+        assert await ours.delete(NAMESPACE, name)
+        late = {"metadata": {"name": "late", "namespace": name}}
+        for attempt in (ours.apply, ours.create):
+            with pytest.raises(Wait, match="NamespaceTerminating"):
+                await attempt(CONFIG_MAP, late)
+        kept = await ours.patch(CONFIG_MAP, "held", name, {"data": {"still": "written"}})
+        assert kept["data"] == {"still": "written"}
+    finally:
+        await ours.patch(CONFIG_MAP, "held", name, {"metadata": {"finalizers": None}})
+        left = (await home.kube.ask("GET", f"/api/v1/namespaces/{name}")).body
+        if left.get("spec"):  # where nobody else takes it away
+            await home.kube.ask("PUT", f"/api/v1/namespaces/{name}/finalize", {**left, "spec": {"finalizers": []}})
+
+
 async def absent_kinds_are_told_from_trouble(home: Home, ours: Cluster, other: Cluster) -> None:
     assert not await ours.served(ABSENT)
     with pytest.raises(Stuck, match="KindNotServed"):
@@ -352,6 +372,7 @@ CONTRACTS = [
     each_kind_is_made_read_changed_and_deleted,
     fields_belong_to_who_wrote_them_last,
     a_wrong_object_is_a_person_s_business_at_once,
+    a_namespace_on_its_way_out_is_waited_for,
     absent_kinds_are_told_from_trouble,
     a_reconcile_is_asked_for_by_an_annotation,
     a_watch_tells_what_is_there_and_every_change,
