@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import pytest_asyncio
+from acceptance_scene import in_one_task
 from api_bench import BASE, Door, door, frames, running, settings
 from pool_bench import doing, opened, result
 
@@ -27,6 +29,14 @@ from workers.world import Order, Report
 async def house(tmp_path: Path) -> AsyncIterator[Door]:
     async with door(tmp_path) as made:
         yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    """One at which nobody works; nothing is ever published there."""
+    made, close = await in_one_task(lambda: door(tmp_path_factory.mktemp("quiet")))
+    yield made
+    await close()
 
 
 @asynccontextmanager
@@ -65,19 +75,20 @@ async def until(met: Callable[[], bool]) -> None:
 # --- half, twice, at once -----------------------------------------------------------------------------------------
 
 
-async def test_half_a_request_asks_for_nothing(house: Door) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_half_a_request_asks_for_nothing(quiet: Door) -> None:
     """Whoever goes away before the end of what he wrote has not said what he wants; a start is not reversed."""
     head = (
-        f"POST {BASE}/start HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.issuer.token()}\r\n"
+        f"POST {BASE}/start HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {quiet.issuer.token()}\r\n"
         "Content-Type: application/json\r\n"
     )
     sized = "Content-Length: 30\r\n\r\n"
     for rest in (sized, sized + '{"reason"', "Transfer-Encoding: chunked\r\n\r\n2\r\n{"):
-        await talked(house.url, (head + rest).encode(), close_early=True)
-    answer = await house.get("/status")  # its turn came after theirs
+        await talked(quiet.url, (head + rest).encode(), close_early=True)
+    answer = await quiet.get("/status")  # its turn came after theirs
     assert answer.status_code == 200
     await asyncio.sleep(0.3)
-    assert await house.bench.entries(ALL) == []
+    assert await quiet.bench.entries(ALL) == []
 
 
 async def test_two_people_at_two_replicas_at_once_begin_one_run_and_both_are_told_so(
@@ -159,48 +170,51 @@ async def test_what_cannot_be_read_of_the_cluster_is_said_and_is_no_defect(house
 # --- what a proxy or a browser makes of it ------------------------------------------------------------------------
 
 
-async def test_head_options_and_old_http_are_answered_as_they_should(house: Door) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_head_options_and_old_http_are_answered_as_they_should(quiet: Door) -> None:
     for path in ("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/console/card.js"):
-        got, head = await house.client.get(path), await house.client.head(path)
+        got, head = await quiet.client.get(path), await quiet.client.head(path)
         assert (head.status_code, head.content) == (200, b""), path
         assert head.headers["content-type"] == got.headers["content-type"], path
-    status = await house.client.head(f"{BASE}/status")
+    status = await quiet.client.head(f"{BASE}/status")
     assert status.status_code == 401
-    events = await house.client.head(f"{BASE}/events", headers=house.headers())
+    events = await quiet.client.head(f"{BASE}/events", headers=quiet.headers())
     assert (events.status_code, events.headers["allow"]) == (405, "GET")
-    old = await talked(house.url, b"GET /healthz HTTP/1.0\r\n\r\n")
+    old = await talked(quiet.url, b"GET /healthz HTTP/1.0\r\n\r\n")
     assert b" 200 OK" in old.split(b"\r\n")[0]
     assert old.endswith(b'{"status":"ok"}')
-    assert (await house.get("/status/")).status_code == 404  # no redirect to whatever `Host` says
-    start = await house.client.get(f"{BASE}/start", headers=house.headers())
+    assert (await quiet.get("/status/")).status_code == 404  # no redirect to whatever `Host` says
+    start = await quiet.client.get(f"{BASE}/start", headers=quiet.headers())
     assert (start.status_code, start.headers["allow"]) == (405, "POST")
 
 
-async def test_nobody_elses_page_is_ever_allowed_in_and_nothing_is_kept_or_guessed_at(house: Door) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_nobody_elses_page_is_ever_allowed_in_and_nothing_is_kept_or_guessed_at(quiet: Door) -> None:
     origin = {"Origin": "https://elsewhere.test"}
     asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    preflight = await house.client.options(f"{BASE}/start", headers=asked)
+    preflight = await quiet.client.options(f"{BASE}/start", headers=asked)
     assert preflight.status_code == 405
-    for answer in (preflight, await house.get("/status", **origin), await house.client.get("/", headers=origin)):
+    for answer in (preflight, await quiet.get("/status", **origin), await quiet.client.get("/", headers=origin)):
         assert not [name for name in answer.headers if name.startswith("access-control")]
         assert "set-cookie" not in answer.headers
         assert answer.headers["x-content-type-options"] == "nosniff"
     for path in (f"{BASE}/status", "/healthz", "/metrics", "/console.json", f"{BASE}/nowhere"):
-        answer = await house.client.get(path, headers=house.headers())
+        answer = await quiet.client.get(path, headers=quiet.headers())
         assert answer.headers["cache-control"] == "no-store", path
-    card = (await house.client.get("/")).headers
+    card = (await quiet.client.get("/")).headers
     assert card["content-security-policy"].startswith("default-src 'self'")
     assert "unsafe" not in card["content-security-policy"]
     assert card["x-frame-options"] == "DENY"
 
 
-async def test_a_cookie_or_a_token_in_the_url_is_nobody(house: Door) -> None:
-    token = house.issuer.token()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_cookie_or_a_token_in_the_url_is_nobody(quiet: Door) -> None:
+    token = quiet.issuer.token()
     for answer in (
-        await house.client.get(f"{BASE}/status", headers={"Cookie": f"catalyst_session={token}"}),
-        await house.client.get(f"{BASE}/events?access_token={token}"),
-        await house.client.get(f"{BASE}/status?ticket={token}"),
-        await house.client.post(f"{BASE}/start?access_token={token}"),
+        await quiet.client.get(f"{BASE}/status", headers={"Cookie": f"catalyst_session={token}"}),
+        await quiet.client.get(f"{BASE}/events?access_token={token}"),
+        await quiet.client.get(f"{BASE}/status?ticket={token}"),
+        await quiet.client.post(f"{BASE}/start?access_token={token}"),
     ):
         assert answer.status_code == 401
 
