@@ -15,6 +15,7 @@ from schemas.base import Arrives
 from workers.errors import Stuck, Wait
 
 TABLE = "catalyst_cutover"
+LIMIT = 30.0  # seconds for one transaction; nft needs some milliseconds
 PRIVATE = (
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -164,7 +165,15 @@ async def _nft(text: str) -> str:
         )
     except FileNotFoundError as error:
         raise Stuck("NoNft", "the node agent's image has no nft; a node block is not possible") from error
-    out, err = await process.communicate(text.encode())
+    try:
+        async with asyncio.timeout(LIMIT):
+            out, err = await process.communicate(text.encode())
+    except TimeoutError:
+        raise Wait("NftFailed", f"nft: no end after {LIMIT:g} s; is the node's kernel well?") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode == 0:
         return out.decode()
     message = err.decode(errors="replace").strip()[:500]

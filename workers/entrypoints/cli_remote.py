@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -39,7 +39,7 @@ class Remote:
 
     url: str
     token_file: Path | None
-    token: str | None
+    token: str | None = field(repr=False)
 
     def headers(self) -> dict[str, str]:
         """The token is read anew each time: it does not live long. Raises Misused."""

@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from workers.adapters import firewall
 from workers.adapters.firewall import NodeBlock, nameservers, ruleset
+from workers.errors import Wait
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BLOCK = NodeBlock(
@@ -44,3 +47,16 @@ def test_nft_accepts_the_rules() -> None:
     text = ruleset(BLOCK, NOW, ["192.0.2.53", "2001:db8::53"])
     done = subprocess.run(["nft", "-c", "-f", "-"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_an_nft_that_hangs_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(firewall, "LIMIT", 1.0)
+    with pytest.raises(Wait, match="NftFailed: nft: no end after 1 s"):
+        await firewall.NftFirewall().lift()
+    if (tmp_path / "pid").exists():  # a slow machine may not have got so far
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
