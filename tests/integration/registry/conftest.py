@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.broker import free_port
 from sandbox.clock import Clock
 from sandbox.harbor import Harbor
 from sandbox.registry import Registry
 from sandbox.serving import serving
-from workers.adapters.oci import Patience
+from tests.integration.registry.stage import PASSWORD, Stage, staged
 from workers.sovereign import DEFAULT_UPSTREAMS, Gitea, Login, Sovereign, Upstream
 from workers.sovereign import Harbor as HarborDescription
 
-PASSWORD = "Harbor12345-secret"
-QUICK = Patience(attempts=4, first=0.01, longest=0.5)
 CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -35,16 +33,14 @@ async def docker_registry(directory: Path) -> AsyncIterator[str]:
     """Debian's docker-registry on a loopback port; yields its URL."""
     if shutil.which("docker-registry") is None:
         pytest.skip("docker-registry is not installed: copies to and from the real one are NOT tested in this run")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.yml"
     config.write_text(CONFIG.format(root=directory / "data", port=port))
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec("docker-registry", "serve", str(config), stdout=quiet, stderr=quiet)
     try:
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
@@ -119,3 +115,9 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             await made.add_upstream(host)
         await made.open_harbor()
         yield made
+
+
+@pytest.fixture
+def stage(site: Site) -> Stage:
+    """What a Sovereign runs, and all of it upstream."""
+    return staged(site)

@@ -13,7 +13,8 @@ from sandbox import upstream
 from sandbox.images import Publisher
 from sandbox.registry import Fault, Store, Wrong
 from sandbox.registry.store import OCI_INDEX
-from tests.integration.registry.conftest import QUICK, docker_registry
+from tests.integration.registry.conftest import docker_registry
+from tests.integration.registry.stage import QUICK
 from workers.adapters.oci import CopyPlan, Meter, Patience, Reference, Registries, What, placed
 from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
@@ -101,13 +102,50 @@ async def test_signatures_and_sboms_of_each_platform_come_along_and_what_refers_
     assert [m.digest for m in ready.harbor.store.referrers(local, child)] == [sbom.digest]
 
 
-async def test_a_second_run_moves_nothing_and_asks_no_upstream(ready: Any) -> None:
+async def test_a_second_run_moves_nothing_and_asks_upstream_only_what_its_tag_is(ready: Any) -> None:
     publish(ready.upstream["ghcr.io"].store, IMAGE)
     await copied(ready.sovereign(), [IMAGE])
     asked = len(ready.upstream["ghcr.io"].faults.seen)
     plan, meter = await copied(ready.sovereign(), [IMAGE])
     assert (len(plan.todo), plan.bytes_to_move, meter.moved) == (0, 0, 0)
-    assert len(ready.upstream["ghcr.io"].faults.seen) == asked
+    assert {s.method for s in list(ready.upstream["ghcr.io"].faults.seen)[asked:] if "/v2/" in s.path} == {"HEAD"}
+
+
+async def test_a_tag_that_upstream_moved_since_is_copied_anew_and_told(ready: Any) -> None:
+    store = ready.upstream["ghcr.io"].store
+    publish(store, IMAGE)
+    await copied(ready.sovereign(), [IMAGE])
+    other = publish(store, "ghcr.io/fluxcd/source-controller:v1.5.0")
+    store.tag("fluxcd/source-controller", "v1.4.1", other)
+    plan, _ = await copied(ready.sovereign(), [IMAGE])
+    assert ready.harbor.store.tags("proxy-ghcr/fluxcd/source-controller")["v1.4.1"] == other
+    assert any("copied anew" in notice for notice in plan.items[0].closure.notices)
+
+
+async def test_half_an_image_that_somebody_pushed_under_the_tag_is_not_taken_for_it(ready: Any) -> None:
+    digest, local = publish(ready.upstream["ghcr.io"].store, IMAGE), "proxy-ghcr/fluxcd/source-controller"
+    await copied(ready.sovereign(), [IMAGE])
+    child = ready.harbor.store.manifest(local, digest).document["manifests"][0]["digest"]
+    ready.harbor.store.tag(local, "v1.4.1", child)
+    await copied(ready.sovereign(), [IMAGE])
+    assert ready.harbor.store.tags(local)["v1.4.1"] == digest
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+async def test_an_upstream_that_does_not_say_what_its_tag_is_is_not_needed_and_told(ready: Any, status: int) -> None:
+    digest = publish(ready.upstream["ghcr.io"].store, IMAGE)
+    await copied(ready.sovereign(), [IMAGE])
+    ready.upstream["ghcr.io"].faults.add(Fault(Wrong.STATUS, path="/v2/", status=status, times=None))
+    asked = ready.upstream["ghcr.io"].faults.count(path="^/v2/")
+    async with Registries.open(ready.sovereign(), QUICK) as registries:
+        wanted = placed(ready.sovereign(), Reference.parse(IMAGE), What.IMAGE)
+        assert wanted is not None
+        plan = await registries.copier().survey([wanted], quietly)
+    again = ready.upstream["ghcr.io"].faults.count(path="^/v2/") - asked
+    assert again == (2 if status == 401 else 1), "not patiently; a 401 is answered with a token, once"
+    assert (plan.items[0].here, plan.items[0].closure.digest) == (True, digest)
+    told = [n for n in plan.items[0].closure.notices if "did not say whether its tags have moved" in n]
+    assert len(told) == (status != 404)
 
 
 async def test_no_blob_is_fetched_twice_though_many_images_share_it(ready: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.registry import Fault, Wrong
-from tests.integration.registry.conftest import QUICK
+from tests.integration.registry.stage import QUICK
 from tests.integration.registry.test_copy import IMAGE, copied, projects, publish
 from workers.adapters.oci import Meter, Patience, Reference, Registries, What, placed
 from workers.errors import Stuck, Wait

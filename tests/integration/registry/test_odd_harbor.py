@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from sandbox.registry import Fault, Wrong
-from tests.integration.registry.test_steps import Stage, may_pull, robot_login, stage
+from tests.integration.registry.stage import Stage, may_pull, robot_login
 from workers.errors import Stuck
-
-__all__ = ["stage"]
 
 NAME = "cutover-pull"
 
