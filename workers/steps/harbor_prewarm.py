@@ -2,7 +2,8 @@
 
 The list is the union of what runs, what is declared live and in Git, and what the description names. All
 platforms and attestations come along: a registry refuses an index without its children, and without them its
-digest would be another. Safe to repeat: what is here is proven again and not moved; then no upstream is asked.
+digest would be another. Safe to repeat: what is here is proven again and not moved; of upstream it is only asked
+whether its tags still name the same, and one that does not answer is not needed.
 """
 
 from __future__ import annotations

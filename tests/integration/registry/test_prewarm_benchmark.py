@@ -24,12 +24,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
 
-async def test_every_byte_is_moved_once_and_a_second_run_asks_one_question_an_image(tmp_path: Path) -> None:
+async def test_every_byte_is_moved_once_and_a_second_run_asks_each_side_one_question_an_image(tmp_path: Path) -> None:
     found = await prewarm.measure(6_000_000, 5, tmp_path, beside=False)
     assert found["broken"] == []
     assert (found["bytes_ratio"], found["asked_twice"], found["rerun_blob_bytes"]) == (1.0, 0, 0)
     assert (found["images"], found["indexes"]) == (40, 14)
-    assert found["rerun_requests"] <= 1
+    assert found["rerun_requests"] <= 2
     assert 0 < found["peak_rss_mib"] <= prewarm.PEAK
 
 

@@ -22,6 +22,7 @@ from workers.adapters.oci.copying import (
 )
 from workers.adapters.oci.gather import Room, each
 from workers.adapters.oci.manifest import BadManifest, Descriptor
+from workers.adapters.oci.moved import TagsUpstream
 from workers.adapters.oci.places import Origin
 from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Denied, Missing, Refused, Unavailable, WireTrouble, WrongBytes
@@ -52,19 +53,17 @@ class Copier:
         """(URL, repository) -> whether it has what is asked of it, once that is known: asked once for the run."""
         self._dead: dict[str, Unavailable] = {}
         """URLs that were tried patiently and did not answer, and what came instead; not asked again."""
+        self._tags = TagsUpstream()
 
     # plan
 
     async def survey(self, wanted: Sequence[Wanted], told: Told, *, trusting: bool = True) -> CopyPlan:
-        """See what is here, by one question each, and read what the rest is made of.
+        """See what is here, by one question to each side, and read what the rest is made of.
 
-        A tag is written last, so a tag that is here stands for all of it: the proof will tell. Without `trusting`
-        (after the proof has told otherwise) every part is looked for.
+        A tag is written last, so a tag that is here, and is upstream's, stands for all of it: the proof will tell.
+        Without `trusting` (after the proof has told otherwise) every part is looked for.
         """
         done = 0
-
-        async def tagged(one: Wanted) -> str | None:
-            return await self._tagged(one)
 
         async def one(number: int) -> Item:
             nonlocal done
@@ -79,9 +78,17 @@ class Copier:
                 item = await self._item(one_wanted, digest)
             done += 1
             await told(done)
+            if notes[number]:
+                item = replace(item, closure=replace(item.closure, notices=(*item.closure.notices, *notes[number])))
             return item
 
-        tags = await each(wanted, ITEMS, tagged)
+        notes: dict[int, list[str]] = {number: [] for number in range(len(wanted))}
+
+        async def ours(number: int) -> str | None:
+            tagged = await self._tagged(wanted[number])
+            return await self._of_upstream(wanted[number], tagged, notes[number]) if tagged and trusting else tagged
+
+        tags = await each(range(len(wanted)), ITEMS, ours)
         here = [n for n, digest in enumerate(tags) if digest is not None and trusting and not wanted[n].pulled]
         all_here = len(here) == len(wanted)
         rest = [n for n in range(len(wanted)) if n not in set(here)]
@@ -174,6 +181,16 @@ class Copier:
         except WireTrouble as trouble:
             raise local_verdict(wanted.repository, trouble) from trouble
         return None if pinned is not None and found != pinned else found
+
+    async def _of_upstream(self, wanted: Wanted, digest: str, notes: list[str]) -> str | None:
+        """The digest that is here under a tag; None when upstream has another there."""
+        chain = self._chain(wanted)
+        if wanted.pulled or wanted.reference.digest or wanted.reference.host == self._local.name or not chain:
+            return digest
+        same, said = await self._tags.same(wanted, digest, chain[-1])
+        if said:
+            notes.append(said)
+        return digest if same else None
 
     async def _locally(self, wanted: Wanted) -> Closure | None:
         pinned = wanted.reference.digest if wanted.pulled else None
@@ -357,7 +374,7 @@ class Copier:
             read = await closure.read(self._here(wanted), wanted.tag, wanted.tag)
             if read.digest != item.closure.digest:
                 raise WrongBytes(f"{wanted.repository}:{wanted.tag} is {read.digest}, not {item.closure.digest}")
-            item = replace(item, closure=read)
+            item = replace(item, closure=replace(read, notices=(*item.closure.notices, *read.notices)))
         else:
             await self._prove_manifests(item)
         await each(item.closure.blobs, BLOBS, lambda blob: self._prove_blob(wanted.repository, blob, hashed))

@@ -59,7 +59,7 @@ class Registry:
 
     # reading
 
-    async def resolve(self, repository: str, reference: str) -> str | None:
+    async def resolve(self, repository: str, reference: str, *, patience: Patience | None = None) -> str | None:
         """The digest that a tag or digest names now; None when the registry does not have it.
 
         By HEAD, which Docker Hub does not count. Without the header or HEAD (old registries) the body is hashed.
@@ -79,7 +79,7 @@ class Registry:
             except Refused:
                 return ""  # it has no HEAD (405): the body tells
 
-        digest = await patiently(self._patience, ask)
+        digest = await patiently(patience or self._patience, ask)
         if digest != "":
             return digest
         try:
