@@ -38,7 +38,7 @@ from workers.entrypoints.settings import load
 if not CHROMIUM.exists():
     pytest.skip(f"NO CHROMIUM AT {CHROMIUM}: the console card is not tested", allow_module_level=True)
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 expect.set_options(timeout=30_000)
 BROKEN = "harbor-prewarm"
 HANDOVER = {"kind": "ConfigMap", "namespace": "flux-system", "name": "handover"}

@@ -27,7 +27,7 @@ from events.fold import State
 from events.picture import picture
 from events.subjects import JOURNAL
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ACK_WAIT, LEASE = 8.0, 9.0  # seconds: a death is noticed soon
 REQUEST = b'{"specversion":"1.0","id":"1","source":"me","type":"io.openova.catalyst.cutover.requested.v1","data":{}}'

@@ -29,7 +29,7 @@ from workers.proof import pulls
 from workers.steps import registry_pivot as step4
 from workers.steps.registry_pivot import logins, waves
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMES = [name for name, each in SCENARIOS.items() if each.step == nodes.STEP]
 PATIENCE = 6.0  # seconds for a node's answer, where one never comes
 

@@ -37,7 +37,7 @@ from workers.declared import reconcile
 from workers.steps import catalyst_api_env_patch as step7
 from workers.steps import flux_gitrepository_patch as step5
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from kill_sweep import (
     API,
     BLOCK_LEASE,
@@ -19,7 +18,6 @@ from kill_sweep import (
 
 from sandbox.scenarios import SCENARIOS, played
 
-pytestmark = pytest.mark.timeout(300)
 BEFORE = "before the block"
 SHORT: tuple[Case, ...] = (
     ("applied, not checked", (BROKER,)),

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import anyio
 import nats
-import pytest
 from acceptance_scene import ROOT, environment, exported
 from nats.aio.msg import Msg
 
@@ -20,7 +19,6 @@ from events.subjects import JOURNAL
 from sandbox.broker import free_port
 
 README = (ROOT / "README.md").read_text()
-pytestmark = pytest.mark.timeout(300)
 
 
 def blocks(language: str) -> list[str]:

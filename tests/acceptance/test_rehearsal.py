@@ -15,14 +15,12 @@ from events.flow import SLUGS
 from sandbox.box import Box
 from schemas import events as facts
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     """A rehearsal that went all the way, and what it said."""
     directory = tmp_path_factory.mktemp("kept") / "box"
-    return directory, cutover("rehearse", "--keep", str(directory), "--hold", "3", timeout=200)
+    return directory, cutover("rehearse", "--keep", str(directory), "--hold", "3")
 
 
 def test_a_rehearsal_ends_complete_and_says_that_it_is_not_the_proof(kept: tuple[Path, Said]) -> None:
@@ -84,7 +82,7 @@ def test_one_changed_word_in_any_fact_of_the_log_is_found(kept: tuple[Path, Said
 
 def test_the_same_sovereign_again_has_nothing_to_do(kept: tuple[Path, Said]) -> None:
     directory, _ = kept
-    said = cutover("rehearse", "--keep", str(directory), "--hold", "3", timeout=200)
+    said = cutover("rehearse", "--keep", str(directory), "--hold", "3")
     assert said.code == 0, said.text
     succeeded = kinds(exported(directory / "log.jsonl"), facts.StepSucceeded)
     assert len(succeeded) == 16
@@ -98,7 +96,7 @@ def test_the_same_sovereign_again_has_nothing_to_do(kept: tuple[Path, Said]) -> 
 
 def test_a_step_that_fails_says_what_to_do_stops_the_rest_and_is_healed(tmp_path: Path) -> None:
     directory = tmp_path / "box"
-    said = cutover("rehearse", "--keep", str(directory), "--fail", "harbor-prewarm", "--no-heal", timeout=200)
+    said = cutover("rehearse", "--keep", str(directory), "--fail", "harbor-prewarm", "--no-heal")
     assert said.code == 1, said.text
     shown = status(directory)
     assert shown["failedStep"] == "harbor-prewarm"
@@ -107,7 +105,7 @@ def test_a_step_that_fails_says_what_to_do_stops_the_rest_and_is_healed(tmp_path
     assert "postgres" in shown["lastError"], "the message names what was refused"
     assert [shown[f"step.{slug}.startedAt"] for slug in SLUGS[3:]] == [""] * 5
     # It still works: it opens, settles, and a second request completes.
-    healed = cutover("rehearse", "--keep", str(directory), "--hold", "3", timeout=200)
+    healed = cutover("rehearse", "--keep", str(directory), "--hold", "3")
     assert healed.code == 0, healed.text
     assert status(directory)["cutoverComplete"] == "true"
     assert status(directory)["failedStep"] == ""
@@ -121,7 +119,7 @@ async def test_every_helm_repository_of_the_real_manifests_is_pivoted(tmp_path: 
         for document in yaml.safe_load_all(file.read_text())
         if document and document["kind"] == "HelmRepository"
     }
-    said = await typed("rehearse", "--keep", str(directory), "--hold", "3", "--tree", str(shared_tree), timeout=280)
+    said = await typed("rehearse", "--keep", str(directory), "--hold", "3", "--tree", str(shared_tree))
     assert said.code == 0, said.text
     assert len(declared) == 35
     async with Box.open(directory) as box:

@@ -15,7 +15,6 @@ from acceptance_scene import HOLD, ROOT, environment, typed
 from sandbox.box import Box
 from sandbox.crew import Crew
 
-pytestmark = pytest.mark.timeout(300)
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 BEGINS = {
     "cutover audit": (1, "GitRepository"),
@@ -95,7 +94,7 @@ def test_the_commands_beside_the_evidence_check_it(tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "evidence")
     done = subprocess.run(
         ["bash", "-euc", "\n".join(lines)], cwd=tmp_path / "evidence", env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "rehearsal" in done.stdout

@@ -91,12 +91,10 @@ async def swept(it: Scene, step: str, most: int | None) -> int:
     return points
 
 
-@pytest.mark.timeout(120)
 async def test_each_step_of_supply_ended_in_its_middle_ends_next_as_an_undisturbed_one(it: Scene) -> None:
     assert await swept_supply(it, 1) == [1, 1, 1]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", PIVOTS)
 async def test_ended_at_some_points_the_next_attempt_ends_as_an_undisturbed_one(it: Scene, step: str) -> None:
     assert await swept(it, step, EVERY_DAY[step]) == EVERY_DAY[step]

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from acceptance_scene import cutover, exported, kinds, status
 
 from schemas import events as facts
 from workers.audit.finding import Severity
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def test_a_proxy_that_forgot_is_no_cutover(tmp_path: Path) -> None:
     directory = tmp_path / "box"
     arguments = ("--keep", str(directory), "--scenario", "proxy-forgets", "--hold", "1", "--no-heal")
-    said = cutover("rehearse", *arguments, timeout=220)
+    said = cutover("rehearse", *arguments)
     assert "Failed as staged, at egress-block-test: TethersLeft" in said.text, said.text
     log = exported(directory / "log.jsonl")
     (failed,) = kinds(log, facts.Failed)

@@ -147,7 +147,7 @@ async def test_workers_in_the_image_bring_a_whole_cutover_to_its_end(
 ) -> None:
     async with Box.open(tmp_path / "box", hold=HOLD) as box, contained(engine, image, box) as container:
         ended = await asyncio.to_thread(
-            lambda: cutover("--config", str(box.settings_file), "request", "--watch", timeout=110)
+            lambda: cutover("--config", str(box.settings_file), "request", "--watch")
         )
         assert ended.code == 0, ended.text + container.logs().decode()[-4000:]
         assert "cutoverComplete=true" in ended.text

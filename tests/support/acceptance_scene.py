@@ -47,7 +47,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**inherited, "PATH": path, "COLUMNS": "160", **more}
 
 
-def cutover(*arguments: str, timeout: float = 100.0, cwd: Path = ROOT, **env: str) -> Said:
+def cutover(*arguments: str, timeout: float = 400.0, cwd: Path = ROOT, **env: str) -> Said:
     """Type `cutover ...` and wait for its end."""
     done = subprocess.run(
         [sys.executable, "-m", "workers.entrypoints.cli", *arguments],
@@ -57,7 +57,7 @@ def cutover(*arguments: str, timeout: float = 100.0, cwd: Path = ROOT, **env: st
     return Said(done.returncode, done.stdout.decode())
 
 
-async def typed(*arguments: str, timeout: float = 100.0, cwd: Path = ROOT, **env: str) -> Said:
+async def typed(*arguments: str, timeout: float = 400.0, cwd: Path = ROOT, **env: str) -> Said:
     """The same, from a test that is async itself."""
     return await asyncio.to_thread(lambda: cutover(*arguments, timeout=timeout, cwd=cwd, **env))
 

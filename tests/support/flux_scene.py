@@ -57,7 +57,7 @@ class Sovereign(Grounds):
         sovereign = self.world.sovereign
         patient = sovereign.model_copy(update={"flux": sovereign.flux.model_copy(update={"timeout": timeout})})
         work = wiring.bound(step, replace(self.world, sovereign=patient))
-        async with asyncio.timeout(110):
+        async with asyncio.timeout(300):
             result = await work(self.order(step, self.results), self.report)
         self.results[step] = result
         return result

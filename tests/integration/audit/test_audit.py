@@ -27,7 +27,7 @@ from workers.entrypoints import wiring
 from workers.entrypoints.settings import Settings, load
 from workers.node_log import NodeLog
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 HELM = "/apis/source.toolkit.fluxcd.io/v1/namespaces/flux-system/helmrepositories/bp-loki"
 MERGE = "application/merge-patch+json"
 

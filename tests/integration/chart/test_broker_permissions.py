@@ -21,7 +21,7 @@ from sandbox import blueprint
 from sandbox.broker import Broker
 from sandbox.charter import BOX, inbox, variable
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAM = "CATALYST_CUTOVER"
 WITH_API = {
     "api": {"enabled": True},

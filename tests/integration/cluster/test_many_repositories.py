@@ -64,7 +64,6 @@ async def serially(it: Scene) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.timeout(200)
 async def test_a_thousand_repositories_cost_few_requests_and_a_fifth_of_a_loop_s_time(it: Scene) -> None:
     looped, baseline = await timed(it, lambda: serially(it))
     assert baseline == 2 * MANY

@@ -56,7 +56,7 @@ from workers.steps import catalyst_api_env_patch, helmrepo_patches
 from workers.steps.helmrepo_patches import packages
 from workers.world import World
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPTIONAL = (
     ("helm.cattle.io", "v1", "HelmChart", "helmcharts"),
     ("upgrade.cattle.io", "v1", "Plan", "plans"),

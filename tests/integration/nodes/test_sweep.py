@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 from typing import Any, cast
 
-import pytest
 from pivot_scene import Fuse, Fused, Outside
 
 from workers.adapters.cluster_kinds import POD
@@ -43,7 +42,6 @@ async def attempt(cast_of: Cast, world: World, fuse: Fuse, token: int, point: in
         raise
 
 
-@pytest.mark.timeout(240)
 async def test_ended_after_each_call_in_turn_the_step_still_arrives(cast_of: Cast) -> None:
     await cast_of.agents(NODES)
     fuse = Fuse()
