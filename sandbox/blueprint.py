@@ -62,7 +62,8 @@ def notes(values: Values | None = None) -> str:
 def charter(values: Values | None = None) -> Charter:
     """Who may do what, as the chart grants it."""
     objects = render(values)
-    settings = merged(_chart().values, values or {})["settings"]
+    told = merged(_chart().values, values or {})
+    settings = told["settings"]
     nodes = settings["sovereign"]["nodes"]["namespace"]
     account = "system:serviceaccount:{}:{}".format
     accounts = {name: account(NAMESPACE, f"cutover-{name}") for name in WORKERS}
@@ -75,7 +76,8 @@ def charter(values: Values | None = None) -> Charter:
     # On a real Sovereign they are there already: the release depends on who makes them.
     homes = dict.fromkeys([NAMESPACE, *(str(obj["metadata"]["namespace"]) for obj in granted if _housed(obj))])
     made = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in homes]
-    return Charter((*made, *granted), users, accounts, tuple(settings["sovereign"]["secret_namespaces"]))
+    namespaces = tuple(settings["sovereign"]["secret_namespaces"])
+    return Charter((*made, *granted), users, accounts, namespaces, tuple(told["network"]["outside"]))
 
 
 def _housed(obj: Object) -> bool:

@@ -67,7 +67,7 @@ from workers.inbox import publish_report
 Say = Callable[[str], None]
 HARBOR_POD = Identity("pod", "harbor-core", "harbor", (("app", "harbor"),))
 OWN_REPOSITORY = CUTOVER_IMAGE.rpartition(":")[0]
-SETTLE_LIMIT = 90.0  # seconds
+SETTLE_LIMIT = 240.0  # seconds
 
 
 def quiet(_line: str) -> None:
@@ -331,8 +331,9 @@ class Box:
         for name, file in files.items():
             kubeconfig = self.kubeconfig if name == BOX else self._kubeconfig_of(name)
             nats = self.broker_login(name)
-            # Logins upstream are for those who copy from there, and for those who look ahead (chart: _settings.tpl).
-            told = sovereign if name in (BOX, API, "supply") else without_upstream_logins(sovereign)
+            # Logins upstream are for those who copy from there, and for those who look ahead.
+            given = self.charter is None or name in (BOX, *self.charter.outside)
+            told = sovereign if given else without_upstream_logins(sovereign)
             write_settings(file, told, nats=nats, kubeconfig=kubeconfig, workspace=workspace, api=door)
 
     async def _restage(self) -> None:

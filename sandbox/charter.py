@@ -48,6 +48,8 @@ class Charter:
     accounts: Mapping[str, str] = field(default_factory=dict)
     """Class -> `system:serviceaccount:<namespace>:<name>`."""
     secret_namespaces: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    """Classes that are given the logins upstream."""
     more: str = ""
     """Further configuration of the broker."""
 

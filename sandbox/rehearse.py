@@ -26,7 +26,7 @@ from events.jetstream import JetStreamLog
 from events.log import Entry
 from events.subjects import JOURNAL
 from sandbox.box import Box
-from sandbox.crew import Crew, Lost, front_door
+from sandbox.crew import STARTUP, Crew, Lost, front_door
 from sandbox.oidc import OPERATOR
 from sandbox.scenarios import SCENARIOS, Scenario, near_its_step
 from sandbox.settling import Unsettled
@@ -35,7 +35,8 @@ from workers import certify
 from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.entrypoints import asking, printing, watching
 from workers.entrypoints.asking import Comparison
-from workers.entrypoints.cli_common import CONTEXT, Broken, Failed, run
+from workers.entrypoints.cli_common import CONTEXT, Broken, Failed, Unreachable, run
+from workers.entrypoints.cli_remote import Remote
 from workers.entrypoints.settings import Settings, load
 
 STAGED = {
@@ -171,7 +172,7 @@ def _opened(plan: Plan, console: Console) -> AbstractAsyncContextManager[Box]:
     if plan.granted:
         from sandbox import blueprint  # Helm's library is for those who ask for it
 
-        charter = blueprint.charter()
+        charter = blueprint.charter(blueprint.FRONT_DOOR)
     say = lambda line: _say(console, f"  {line}")  # noqa: E731
     return Box.open(plan.directory, plan.repo, plan.tree, plan.hold, say=say, charter=charter)
 
@@ -203,7 +204,10 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
         else:
             await box.heal()  # of what an earlier rehearsal staged here
         async with near_its_step(box, stream, plan.scenario) if plan.scenario else nullcontext() as waited:
-            state = await (_by_hand if plan.by_hand else _run)(settings, stream, crew, plan, console)
+            if plan.by_hand:
+                state = await _by_hand(box, settings, stream, crew, plan, console)
+            else:
+                state = await _run(box, settings, stream, crew, plan, console)
         if (
             plan.fail is not None
             and not plan.by_hand
@@ -216,7 +220,7 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
             if plan.heal:
                 await box.heal()
                 _say(console, f"Healed {plan.fail.slug}. Asking again:")
-                state = await _run(settings, stream, crew, plan, console)
+                state = await _run(box, settings, stream, crew, plan, console)
         async with Cluster.open(kubeconfig=box.kubeconfig, field_manager="rehearsal") as cluster:
             if state.complete:
                 await _audited(stream, state)
@@ -225,25 +229,45 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
     return Outcome(state, comparison, staged, waited=waited is not None and waited.is_set())
 
 
-async def _run(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
+async def _run(box: Box, settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
     """Ask for a cutover and show it to its end. Raises Lost when the workers die."""
     before = await asking.state(stream)
     if before.active:
         _say(console, "A run of an earlier rehearsal is under way; it is taken up where it stopped.")
         since = before.seq
     else:
-        data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal")
-        since = await asking.publish(settings, stream, data)
+        since = await (_asked_at_the_door(box) if plan.granted else _asked(settings, stream))
     async with _attended(crew), watching.shown(console, plain=plan.plain) as view:
         return await watching.follow(stream, view, from_start=False, since=since)
     raise AssertionError("unreachable")
 
 
-async def _by_hand(settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
+async def _asked(settings: Settings, stream: JetStreamLog) -> int:
+    data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal")
+    return await asking.publish(settings, stream, data)
+
+
+async def _asked_at_the_door(box: Box) -> int:
+    """With the front door's own identity in the cluster and at the broker, as an operator of the realm."""
+    async with front_door(box.api_settings, box.directory) as url:
+        door = Remote(url, None, box.issuer.token(OPERATOR))
+        with anyio.fail_after(STARTUP):
+            while True:  # it has read the log
+                try:
+                    await door.ask("GET", "/status")
+                    break
+                except (Unreachable, Failed):
+                    await anyio.sleep(0.2)
+        return (await door.tell("/start", {"reason": "rehearsal", "again": True})).sequence
+
+
+async def _by_hand(
+    box: Box, settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console
+) -> State:
     """Show whatever runs are asked for from outside, until a signal ends it. Raises Lost when the workers die."""
     _say(console, f"export NATS_URL={settings.nats.url}")
     _say(console, "Waiting for catalyst.cutover.requested; the Sovereign stays up until Ctrl-C.")
-    async with front_door(plan.directory / "settings.yaml", plan.directory) as url:
+    async with front_door(box.api_settings, plan.directory) as url:
         _tell_door(settings, plan.directory, url, console)
         return await _attend(stream, crew, plan, console)
     raise AssertionError("unreachable")

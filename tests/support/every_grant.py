@@ -125,10 +125,15 @@ class Sweep:
         state = await self.idle()
         fresh = state.run is None or state.run.phase == "cancelled" or slug == SLUGS[0]
         seq = state.seq
-        answer = await (
-            self.ground.ask("POST", "start", again=True) if fresh else self.ground.ask("POST", f"steps/{slug}/retry")
-        )
-        assert answer.status_code == 202, f"{slug}: {answer.text}"
+        path = "start" if fresh else f"steps/{slug}/retry"
+        with anyio.fail_after(60):
+            while True:
+                answer = await self.ground.ask("POST", path, **({"again": True} if fresh else {}))
+                if answer.status_code == 202:
+                    break
+                # The front door reads the log by itself, and may be a moment behind us.
+                assert answer.status_code in (409, 503), f"{slug}: {answer.text}"
+                await anyio.sleep(0.2)
         run = (await self.until(lambda now: now.seq > seq and not now.active)).run
         assert run is not None
         return run

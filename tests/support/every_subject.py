@@ -33,7 +33,7 @@ from workers.entrypoints import asking
 from workers.node_log import reports
 
 STREAM = "CATALYST_CUTOVER"
-PATIENCE = 60.0  # seconds until somebody must have said it
+PATIENCE = 90.0  # seconds until somebody must have said it
 ORDER = {
     "supply": ("journal", "step.2", "ACK.step-1", "step.3", "ACK.step-2", "step.4", "ACK.step-3"),
     "pivot": (
@@ -75,10 +75,9 @@ class Subjects:
         """Every subject of every user."""
         await self.founding()
         await self.fuse()
-        for name in ("supply", "pivot", "proof"):
-            await self.starting(name)
         await self.running()
-        await self.starting("control")
+        for name in ("control", "supply", "pivot", "proof"):
+            await self.starting(name)
         await self.front_door()
         await self.operator()
         await self.agent()
@@ -185,9 +184,8 @@ class Subjects:
 
     async def running(self) -> None:
         """One run, whose every next need is lost in turn."""
-        await self.ground.seal()
-        if not (await self.journal.refresh()).active:
-            await self.request()
+        await self.idle()
+        asked = False
         for name, needs in ORDER.items():
             for each in needs:
                 subject = next((s for s in self.left(name) if short(s) == each), None)
@@ -195,6 +193,9 @@ class Subjects:
                     continue
                 await self.lose(name, subject)
                 before = await self.anew(name)
+                if not asked:
+                    await self.request()
+                    asked = True
                 said = await self.heard(name, before, subject)
                 complete = (await self.journal.refresh()).complete and name != "proof"
                 self.add(name, subject, f"{name}, at its step" + (", too late" if complete else ""), said)
