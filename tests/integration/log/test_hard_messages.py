@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from pool_bench import Bench, doing, opened, result
 from events.envelope import read
 from events.flow import SLUGS
 from events.fold import State
-from events.jetstream import JetStreamLog
+from events.jetstream import JetStreamLog, LogReplaced, reading
 from events.journal import Journal
 from events.picture import picture
 from events.subjects import CANCEL, JOURNAL, LOGIN, REQUESTED
@@ -319,6 +320,25 @@ async def test_a_link_of_the_chain_that_nobody_here_can_read_is_told_and_breaks_
     await bench.send(REQUESTED, asked())
     state = await bench.until(over)
     assert (state.complete, state.integrity, state.foreign) == (True, "ok", 0)
+
+
+async def test_whoever_follows_a_log_that_is_replaced_or_cut_back_stops_rather_than_go_on_from_what_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cutover work` then ends with the difference, and its Pod begins anew."""
+    await Journal(bench.stream).append(draft(Cancelled(operator="ann", request=1), 1))
+    async with JetStreamLog.open(bench.settings) as stream:
+        following = asyncio.create_task(Journal(stream).tail())
+        await anyio.sleep(0.2)
+        await bench.stream.js.delete_stream("CATALYST_CUTOVER")
+        await bench.stream.ensure()
+        with pytest.raises(LogReplaced, match="made anew"), anyio.fail_after(60):
+            await following
+    monkeypatch.setattr(reading, "CATCHING_UP", 0.3)  # a new leader is given that long
+    async with JetStreamLog.open(bench.settings) as stream:
+        with pytest.raises(LogReplaced, match="cut back"), anyio.fail_after(60):
+            async for _ in stream.read(JOURNAL, 7, live=True):
+                pass
 
 
 class Ahead(datetime):
