@@ -22,8 +22,9 @@ class Requested(Arrives):
     reason: str | None = None
     unless_complete: bool = False
     """Refuse when the cutover is complete: whoever asks does not want it done again."""
-    preflight: bool = False
-    """Refuse when the plan finds what would stop a step."""
+    preflight: bool | None = None
+    """The whole plan is made before anything is written. Unsaid: refuse when it finds what a person must mend.
+    True: refuse also for what may pass by itself, or could not be read. False: do not ask."""
 
 
 class CancelRequested(Arrives):

@@ -36,7 +36,7 @@ from workers.adapters.oci import CopyPlan, Wanted, What, literal_projects
 from workers.declared.changes import Change, at, holds
 from workers.declared.files import plan_edits
 from workers.declared.repository import root_of
-from workers.errors import Trouble
+from workers.errors import Trouble, Wait
 from workers.steps import (
     catalyst_api_env_patch,
     egress_block_test,
@@ -55,6 +55,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from workers.world import World
+
+
+class Passing(str):
+    """Trouble that may pass by itself, or that only we cannot look into: the step would wait, or see for itself."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +107,13 @@ async def preview(world: World, *, sizes: bool = False) -> list[Preview]:
             try:
                 await ask(world, ground, step)
             except Trouble as error:
-                step.trouble.append(str(error))
+                step.trouble.append(Passing(error) if passes(error) else str(error))
     return found
+
+
+def passes(error: Trouble) -> bool:
+    """True for trouble that need not stop a step: it waits for it, or may look where whoever asks here may not."""
+    return isinstance(error, Wait) or error.reason == "ApiForbidden"
 
 
 @asynccontextmanager

@@ -70,7 +70,7 @@ class Fuse:
         elif (cancel := await self._cancel(fuse)) is not None:
             await self._end(fuse, *cancel)
         elif not await self._sealed():
-            log.info("auto-fire is due and waits for handover to be sealed")
+            log.info("auto-fire is due and waits for handover to be sealed, and for a plan that nothing stops")
             await self._rest(AGAIN)
         else:
             await self._fire(fuse)

@@ -30,6 +30,7 @@ from workers.entrypoints.cli_remote import Remote, api_options, remote_of
 from workers.entrypoints.settings import Settings
 
 _WAIT = 10.0  # seconds for an answer to a request
+_PLANNED = 60.0  # seconds for one that makes the plan first
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -37,7 +38,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--operator", default=asking.operator_of_this_shell, show_default="you", help="Who asks, for the record.")
 @click.option("--reason", help="Why, for the record.")
 @click.option("--watch", "watching", is_flag=True, help="Follow the run to its end; exit 1 when it fails.")
-@click.option("--wait", type=float, default=_WAIT, show_default=True, help="Seconds to wait for the answer; 0: none.")
+@click.option(
+    "--preflight/--no-preflight",
+    default=None,
+    help="Refuse also for trouble that may pass; or do not make the plan first.  [default: refuse what must be mended]",
+)
+@click.option(
+    "--wait", type=float, default=_PLANNED, show_default=True, help="Seconds to wait for the answer; 0: none."
+)
 @output_option
 @api_options
 @config_option
@@ -47,6 +55,7 @@ def request(
     operator: str,
     reason: str | None,
     watching: bool,
+    preflight: bool | None,
     wait: float,
     output: str,
     api: str | None,
@@ -54,6 +63,7 @@ def request(
 ) -> None:
     """Ask for a cutover: publish catalyst.cutover.requested.
 
+    The plan is made first: what a person must mend refuses the request (exit 1) before anything is written.
     One run at a time: while one is active, the request is refused (exit 1) and says which. Asking again after a
     run has ended is always safe: steps that find nothing to do say so.
 
@@ -66,9 +76,9 @@ def request(
     whence = remote_of(api, token_file) or settings_of(ctx)
     if isinstance(whence, Remote):
         _only_the_token_says_who(ctx)
-        answer = run(whence.tell("/start", {"reason": reason, "again": True}))
+        answer = run(whence.tell("/start", {"reason": reason, "again": True, "preflight": preflight}))
     else:
-        answer = run(_tell(whence, facts.Requested(operator=operator, reason=reason), wait))
+        answer = run(_tell(whence, facts.Requested(operator=operator, reason=reason, preflight=preflight), wait))
     _report(answer, output, "accepted as run {run}", "is `cutover work` running?")
     if watching:
         cli_watching.watch_run(whence, from_start=True, once=True, plain=False)

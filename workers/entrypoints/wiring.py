@@ -155,7 +155,9 @@ async def work(
                 tasks.start_soon(admission.Registrar(stream, writer).serve)
 
                 async def sealed() -> bool:
-                    return settings.handover is not None and await handover.sealed(api, settings.handover)
+                    if settings.handover is None or not await handover.sealed(api, settings.handover):
+                        return False
+                    return await preflight.planned(everything, strict=False) is None
 
                 tasks.start_soon(fuse.serve, stream, journal, writer, rule, sealed)
             if duties.project:

@@ -164,7 +164,9 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         data = facts.Requested(
             operator=caller.authid, reason=asked.reason, unless_complete=not asked.again, preflight=asked.preflight
         )
-        longer = settings.api.limits.look if asked.preflight else 0.0
+        limits = settings.api.limits
+        # Whoever asks for the plan waits for it; whoever does not say gets it too, as a rule within seconds.
+        longer = {True: limits.look, None: limits.answer, False: 0.0}[asked.preflight]
         answer = await front.ask(caller, subjects.REQUESTED, "cutover", data, key, longer=longer)
         if answer.reason == "AlreadyComplete":
             return Json(front.snapshot())

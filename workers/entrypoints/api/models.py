@@ -105,8 +105,9 @@ class Start(Ask):
 
     again: bool = False
     """Run again although the cutover is complete."""
-    preflight: bool = False
-    """Refuse with 424 when the plan finds what would stop a step."""
+    preflight: bool | None = None
+    """The plan is made first. Left out: 424 for what a person must mend; true: also for what may pass by itself;
+    false: it is not asked."""
 
 
 class Retry(Ask):
