@@ -183,7 +183,7 @@ async def test_every_grant_was_used_or_is_known_to_be_for_another_day(ground: Gr
     """Last: by now everything has happened that this file makes happen."""
     asked = ground.box.kube.api.asked
     unused = {str(g) for g in grants(ground.charter.objects) if not g.used(asked)}
-    with anyio.move_on_after(45):  # the look after completion, which nobody waits for, is the last to ask
+    with anyio.move_on_after(240):  # the look after completion, which nobody waits for, is the last to ask
         while unused - set(RARE):
             await anyio.sleep(0.5)
             unused = {str(g) for g in grants(ground.charter.objects) if not g.used(asked)}

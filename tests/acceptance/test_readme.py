@@ -42,7 +42,7 @@ async def shell(script: str, cwd: Path, **env: str) -> str:
     return out.decode()
 
 
-async def until_line(process: asyncio.subprocess.Process, words: str, seconds: float = 120.0) -> str:
+async def until_line(process: asyncio.subprocess.Process, words: str, seconds: float = 400.0) -> str:
     assert process.stdout is not None
     said = ""
     with anyio.fail_after(seconds):
