@@ -262,7 +262,7 @@ _KNOWN: tuple[tuple[str, str, bool, str], ...] = (
         "check the URL, and the login if it is private",
     ),
     ("certificate|unable to get local issuer", "Untrusted", True, "trust the CA of that host"),
-    ("redirect", "Redirected", True, "name the final URL: credentials do not follow redirects"),
+    (r"redirect|returned error: 3\d\d", "Redirected", True, "name the final URL: credentials do not follow redirects"),
     ("No space left", "DiskFull", True, "the workspace is full"),
     ("Remote branch .* not found", "BranchMissing", True, "the branch is not there"),
     (

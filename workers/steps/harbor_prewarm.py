@@ -177,10 +177,12 @@ async def _projects(world: World, places: Sequence[Place]) -> None:
     """Charts may name projects of the mothership's that step 2 could not know of: made as it makes them."""
     known = {u.project for u in world.sovereign.upstreams} | {world.sovereign.mothership.chart_project}
     for name in sorted({p.wanted.repository.partition("/")[0] for p in places} - known):
-        project = await world.harbor.project(name)
-        if project is None:
+        if await world.harbor.project(name) is None:
             await world.harbor.create_project(name, public=True)
-        elif project.registry_id is not None or not project.public:
+        project = await world.harbor.project(name)  # what is there now may be another's, made in between
+        if project is None:
+            raise Wait("ProjectsPending", f"Harbor does not list {name} yet")
+        if project.registry_id is not None or not project.public:
             raise Stuck("WrongProject", f"project {name}: wanted is hosted, public. Rename or correct it")
 
 

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from pydantic import SecretStr
 
+from sandbox.githost import Fault, Wrong
+from sandbox.serving import serving
 from tests.integration.git.conftest import commit, git
-from workers.adapters.git import Git
+from workers.adapters.git import Git, Remote
 from workers.errors import Stuck
 from workers.steps.gitea_mirror import uncovered
 
@@ -145,3 +149,29 @@ async def test_nothing_of_the_machine_or_of_a_surrounding_git_leaks_in(
         assert not any(b"\r\n" in file.read_bytes() for file in files)
     assert {exchange.user for exchange in before.host.seen} == {None}
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("password", [None, "secret-of-upstream"])
+async def test_a_login_follows_no_redirect_and_without_one_it_is_followed(before: Any, password: str | None) -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        raise web.HTTPFound(f"http://127.0.0.1:{before.host_port}{request.path_qs}")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", elsewhere)
+    async with serving(app) as port:
+        url = before.upstream.url.replace(str(before.host_port), str(port))
+        if password is None:
+            assert await before.git.ls_remote(Remote(url, name="Upstream"))
+            return
+        with pytest.raises(Stuck) as caught:
+            await before.git.mirror(Remote(url, "me", SecretStr(password), name="Upstream"), before.local)
+    assert caught.value.reason == "UpstreamRedirected"
+    assert list(before.host.seen) == []
+
+
+async def test_a_login_that_is_refused_half_way_needs_a_person_and_pushes_nothing(before: Any) -> None:
+    before.host.faults.append(Fault(Wrong.DENIED, on="git-upload-pack"))
+    with pytest.raises(Stuck) as caught:
+        await before.git.mirror(before.upstream, before.local)
+    assert caught.value.reason == "UpstreamDenied"
+    assert before.heads() == {}

@@ -24,6 +24,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
 
+@pytest.mark.timeout(600)
 async def test_every_byte_is_moved_once_and_a_second_run_asks_each_side_one_question_an_image(tmp_path: Path) -> None:
     found = await prewarm.measure(6_000_000, 5, tmp_path, beside=False)
     assert found["broken"] == []
@@ -102,6 +103,7 @@ def kept(data: Path) -> int:
     return sum(1 for _ in (data / "docker/registry/v2/blobs/sha256").glob("*/*/data"))
 
 
+@pytest.mark.timeout(600)
 async def test_killed_at_ten_random_moments_it_ends_as_if_undisturbed_and_moves_little_twice(tmp_path: Path) -> None:
     made = await asyncio.to_thread(corpus.write, tmp_path / "source/data", 12_000_000, 7)
     images, everything = list(made.images), len(made.blobs) + made.manifests
@@ -116,8 +118,8 @@ async def test_killed_at_ten_random_moments_it_ends_as_if_undisturbed_and_moves_
         before, killed = source.logged, 0
         for moment in moments:
             process = await begin(order(tmp_path, images, source, wild))
-            while kept(tmp_path / "wild/data") <= moment and process.returncode is None:
-                await asyncio.sleep(0.01)
+            while await asyncio.to_thread(kept, tmp_path / "wild/data") <= moment and process.returncode is None:
+                await asyncio.sleep(0.02)
             if process.returncode is None:
                 process.kill()
                 killed += 1
