@@ -33,7 +33,7 @@ ACCEPT = ", ".join(
 )
 PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 EVERYTHING = ("pull", "resolve", "push")
-DROPPED = 2.0
+DROPPED = 1.0
 """Seconds that the sandbox waits where its packets are dropped; containerd dials for 30 s."""
 
 
