@@ -5,11 +5,12 @@ Nothing of this is hardcoded elsewhere. Secrets are paths to files, read when th
 
 from __future__ import annotations
 
+import ipaddress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 
 class Described(BaseModel):
@@ -161,6 +162,10 @@ class Nodes(Described):
     """Our own image: canaries and probes run it."""
 
 
+_WIDEST = {4: 12, 6: 20}
+"""Shortest prefix of a public network that may be an exception: a provider's own networks are smaller."""
+
+
 class Proof(Described):
     """Step 8's measure."""
 
@@ -186,6 +191,23 @@ class Proof(Described):
     """How the evidence names the cluster's resolver."""
     allow_cidrs: tuple[str, ...] = ()
     """Further addresses that stay open: resolvers, the provider's API, load balancers."""
+
+    @field_validator("allow_cidrs")
+    @classmethod
+    def _narrow(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Networks, in their one spelling. A name or a large part of the world is no exception but a hole."""
+        found = []
+        for text in given:
+            try:
+                network = ipaddress.ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(f"{text!r} is no network: addresses stay open, names cannot") from None
+            if not network.is_private and network.prefixlen < _WIDEST[network.version]:
+                raise ValueError(
+                    f"{text} would leave open what upstreams live in; name networks of the Sovereign's own"
+                )
+            found.append(str(network))
+        return tuple(dict.fromkeys(found))
 
     @model_validator(mode="after")
     def _long_enough(self) -> Self:

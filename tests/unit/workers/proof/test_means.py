@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sandbox.network import Host, Identity
 from sandbox.policy import Policies, pod_may
@@ -24,6 +25,7 @@ from workers.proof import means
 from workers.proof.canaries import Sample, posts
 from workers.proof.means import cluster_policy, network_policy
 from workers.proof.means.terms import Terms
+from workers.sovereign import Proof
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TERMS = Terms("p", ("203.0.113.0/24",), NOW, 7, "m")
@@ -155,3 +157,16 @@ def test_evidence_of_fifty_nodes_is_as_long_as_of_three() -> None:
 
     assert len(counts(50)) == len(counts(3)) == 4
     assert {(c.network, c.host): (c.asked, c.reached) for c in counts(50)}["pod", "h1"] == (50, 1)
+
+
+@pytest.mark.parametrize(
+    "given", ["*.openova.io", "0.0.0.0/0", "::/0", "128.0.0.0/1", "140.0.0.0/8", "2000::/3", "300.1.2.3"]
+)
+def test_an_exception_that_is_a_name_or_half_the_world_is_none(given: str) -> None:
+    with pytest.raises(ValidationError, match="allow_cidrs"):
+        Proof(allow_cidrs=(given,))
+
+
+def test_exceptions_are_networks_in_their_one_spelling() -> None:
+    given = ("203.0.113.7/24", "203.0.113.0/24", "2001:DB8::1", "10.0.0.0/8")
+    assert Proof(allow_cidrs=given).allow_cidrs == ("203.0.113.0/24", "2001:db8::1/128", "10.0.0.0/8")
