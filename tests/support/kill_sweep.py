@@ -131,7 +131,7 @@ class Sweep:
                 await asyncio.sleep(0.05)
         return time.monotonic() - began
 
-    async def reached(self, phase: str, victims: Collection[str], limit: float = 90.0) -> None:
+    async def reached(self, phase: str, victims: Collection[str], limit: float = 300.0) -> None:
         """At that moment end them all at once, without farewell; return when they are gone."""
         ending: list[asyncio.Future[Any]] = []
         hit = asyncio.Event()
@@ -170,7 +170,7 @@ class Sweep:
         await self.reached(phase, victims)
         began = time.monotonic()
         if API in victims:
-            await self.until(self._nodes_open, BLOCK_LEASE + 2)
+            await self.until(self._nodes_open, BLOCK_LEASE + 60)
             await self.box.kube.start()
 
         async def open_() -> bool:
@@ -180,7 +180,7 @@ class Sweep:
         took = time.monotonic() - began
         if BROKER in victims:
             await self.box.broker.restart()
-            await self.until(self._answers, 30)
+            await self.until(self._answers, 120)
         await self.hire()
         return took
 
@@ -191,7 +191,7 @@ class Sweep:
             took[phase, victims] = await self.strike(phase, victims)
         return took
 
-    async def ended(self, limit: float = 90.0) -> str:
+    async def ended(self, limit: float = 300.0) -> str:
         """How step 8 ends when nobody is disturbed any more."""
 
         async def over() -> bool:
