@@ -54,12 +54,11 @@ users: [
           {{- if eq $class "control" }}
           "$JS.API.STREAM.CREATE.{{ $stream }}"
           {{- end }}
-          {{- if not (has $class (list "api" "operator")) }}
-          {{- range $durables }}
+          {{- /* Control makes them all; the others look at their own. */}}
+          {{- range (ternary $durables (index $own $class) (eq $class "control")) }}
           "$JS.API.CONSUMER.INFO.{{ $stream }}.{{ . }}"
           {{- if eq $class "control" }}
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $stream }}.{{ . }}"
-          {{- end }}
           {{- end }}
           {{- end }}
           {{- range index $reads $class }}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import anyio
 import nats.js.errors
@@ -38,13 +38,16 @@ class Maker(Connection):
                 f"stream {self.broker.stream} is not as it must be; refusing to work on it:\n  " + "\n  ".join(drift)
             )
 
-    async def await_ensured(self, say: Callable[[str], None]) -> None:
-        """As `ensure`, for who may not create: waits until whoever may has done so. Raises StreamDrift."""
+    async def await_ensured(self, say: Callable[[str], None], durables: Collection[str] | None = None) -> None:
+        """As `ensure`, for who may not create: waits until whoever may has done so. Raises StreamDrift.
+
+        `durables`: consumers that are looked at, since the others are nobody's of ours; None means all."""
+        own = [each for each in consumer_configs(self.broker) if durables is None or each.durable_name in durables]
         while True:
             try:
                 found = (await self.js.stream_info(self.broker.stream)).config
                 drift = differences(stream_config(self.broker), found)
-                for wanted in consumer_configs(self.broker):
+                for wanted in own:
                     info = await self.js.consumer_info(self.broker.stream, wanted.durable_name or "")
                     drift += [f"consumer {wanted.durable_name}: {each}" for each in differences(wanted, info.config)]
                 break

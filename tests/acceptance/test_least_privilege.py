@@ -53,12 +53,12 @@ async def test_a_first_login_fires_and_what_fired_is_cancelled_at_the_front_door
     await ground.seal()
     await ground.by_hand()
     assert (await ground.ask("POST", "login")).status_code == 202
-    fired = await ground.until(lambda state: state.run is not None, 60)
+    fired = await ground.until(lambda state: state.run is not None, 200)
     assert fired.run is not None
     assert fired.run.operator.startswith("operator")
     cancelled = await ground.ask("POST", "cancel", reason="not yet")
     assert cancelled.status_code == 202, cancelled.text
-    assert not (await ground.until(lambda state: not state.active, 60)).complete
+    assert not (await ground.until(lambda state: not state.active, 200)).complete
     assert ground.box.kube.api.denied == {}
 
 
@@ -117,10 +117,10 @@ async def test_at_the_front_door_everything_can_be_asked_and_nobody_is_refused(g
     ticket = (await ground.ask("POST", "ticket", who=VIEWER)).json()["ticket"]
     events = await ground.web.get(f"{BASE}/events?ticket={ticket}&follow=false&lastEventId=0")
     assert events.text.count("event: completed") == 1
-    retried = await ground.ask("POST", "steps/gitea-mirror/retry")
+    retried = await ground.ask("POST", f"steps/{flow.LAST.slug}/retry")  # the last: none follows
     assert retried.status_code == 202, retried.text
-    again = await ground.until(lambda s: s.run is not None and s.run.step("gitea-mirror").attempt > 1, 60)
-    await ground.until(lambda state: not state.active, 60)
+    again = await ground.until(lambda s: s.run is not None and s.run.step(flow.LAST.slug).attempt > 1, 200)
+    await ground.until(lambda state: not state.active, 200)
     assert again.complete
     assert ground.box.kube.api.denied == {}
     assert "iolation" not in (ground.box.broker.directory / "nats.log").read_text(errors="replace")

@@ -166,13 +166,15 @@ class Sweep:
         accounts = {self.ground.charter.accounts[name]: name for name in ("supply", "pivot", "proof")}
         accounts[self.ground.charter.accounts["lifter"]] = "proof"
         every = grants(self.ground.charter.objects)
+        tried = set[Grant]()
         stages = [slug for slug in SLUGS if slug != SLUGS[0]]
         ordered = sorted(calls, key=lambda call: stages.index(call[2]) if call[2] in stages else 99)
         for account, ask, stage in ordered:
             if accounts.get(account) is None or accounts[account] != CLASS_OF.get(stage) or stage not in stages:
                 continue
             for gone in every:
-                if gone not in self.done and gone.account == account and wanted(gone, ask):
+                if gone not in self.done and gone not in tried and gone.account == account and wanted(gone, ask):
+                    tried.add(gone)
                     yield stage, gone
 
     # --- what is no step's --------------------------------------------------------------------------------------

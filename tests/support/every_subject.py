@@ -76,8 +76,7 @@ class Subjects:
         await self.founding()
         await self.fuse()
         await self.running()
-        for name in ("control", "supply", "pivot", "proof"):
-            await self.starting(name)
+        await self.starting()
         await self.front_door()
         await self.operator()
         await self.agent()
@@ -141,17 +140,29 @@ class Subjects:
 
     # --- classes ------------------------------------------------------------------------------------------------
 
-    async def starting(self, name: str) -> None:
-        """What a process needs when it starts, or at a message that is none."""
-        for subject in self.left(name):
-            if short(subject) in (*ORDER.get(name, ()), "CONSUMER.CREATE.*.catalyst.cutover.cancel"):
-                continue
-            await self.lose(name, subject)
-            before = await self.anew(name)
-            said = await self.heard(name, before, subject, self._act(name, short(subject)))
-            self.add(name, subject, f"{name}, as it started or at its first message", said)
+    async def starting(self) -> None:
+        """What processes need when they start, or at a message that is none: each class lacks one of its own."""
+        classes = ("control", "supply", "pivot", "proof")
+        queues = {name: [s for s in self.left(name) if short(s) not in ORDER.get(name, ())] for name in classes}
+        while any(queues.values()):
+            lost = {name: queue.pop(0) for name, queue in queues.items() if queue}
+            charter = self.ground.charter
+            for name, subject in lost.items():
+                charter = without_subject(charter, name, subject)
+            await self.idle()
+            self.ground.box.broker.configure(charter.authorization())
+            await self.ground.box.broker.restart()
+            async with anyio.create_task_group() as tasks:
+                for name, subject in lost.items():
+                    tasks.start_soon(self._start, name, subject)
         await self.restore()
-        await self.anew(name)
+        for name in classes:
+            await self.anew(name)
+
+    async def _start(self, name: str, subject: str) -> None:
+        before = await self.anew(name)
+        said = await self.heard(name, before, subject, self._act(name, short(subject)))
+        self.add(name, subject, f"{name}, as it started or at its first message", said)
 
     def _act(self, name: str, what: str) -> Callable[[], Awaitable[None]] | None:
         box = self.ground.stream
@@ -166,8 +177,13 @@ class Subjects:
 
         if what == "step.1" and name == "supply":
             return bare
+
+        async def anew() -> None:
+            await self.idle()
+            await self.request()
+
         if name == "control" and what in ("journal", "step.1"):
-            return self.request
+            return anew
         return garbage
 
     async def request(self) -> None:
@@ -230,7 +246,7 @@ class Subjects:
         charter = self.ground.charter
         file = self.ground.box.keyring.path(key("control"))
         words = {variable(user): self.ground.box.keyring.get(key(user)) for user in charter.names}
-        for subject in [s for s in self.left("control") if ".CREATE." in s and "cutover." not in s.lower()[30:]]:
+        for subject in [s for s in self.left("control") if ".CREATE." in s and f"{ROOT}." not in s]:
             place = self.ground.box.directory / f"founding-{uuid4().hex[:8]}"
             less = without_subject(charter, "control", subject).authorization()
             async with Broker.start(place, more=less, variables=words) as broker:

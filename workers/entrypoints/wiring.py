@@ -16,7 +16,8 @@ from secrets import token_hex
 
 import anyio
 
-from events.jetstream import JetStreamLog
+from events import flow
+from events.jetstream import JetStreamLog, step_durable
 from events.journal import Journal
 from events.log import LogUnavailable
 from schemas.events import Audited
@@ -123,7 +124,8 @@ async def work(
     """Serve until cancelled. Raises StreamDrift, NotPermitted; waits for a broker that is away."""
     async with AsyncExitStack() as stack:
         stream = await stack.enter_async_context(JetStreamLog.open(settings.nats, patient=True, say=say))
-        await (stream.ensure() if duties.found else stream.await_ensured(say))
+        own = [step_durable(flow.BY_SLUG[slug].number) for slug in duties.steps]
+        await (stream.ensure() if duties.found else stream.await_ensured(say, own))
         api = await stack.enter_async_context(cluster(settings))
         journal, writer, inbox = Journal(stream), scribe(settings), Inbox(stream)
         everything = await stack.enter_async_context(world(settings, api, inbox, Copies(stream)))
