@@ -12,7 +12,7 @@ REHEARSAL := $(if $(KEEP),--keep "$(KEEP)") $(if $(HOLD),--hold "$(HOLD)") $(if 
 
 JOBS := 2
 
-.PHONY: help install rehearsal test sweep check format schemas bench bench-long bench-kills image lock clean
+.PHONY: help install rehearsal test sweep check format schemas bench bench-long bench-kills every-grant image lock clean
 
 help:
 	@echo "make install     Python packages into .venv, each checked by its hash"
@@ -21,6 +21,7 @@ help:
 	@echo "make sweep       what takes too long for every day: each await point, each grant, each phase"
 	@echo "make check       format, lint, types, import contracts, stale schemas"
 	@echo "make schemas     write schemas/json and the AsyncAPI document again"
+	@echo "make every-grant each grant of the chart taken away by itself: docs/evidence/every-grant; under an hour"
 	@echo "make bench       hop, replay and a thousand readers, one JSON object each"
 	@echo "make bench-long  mirror, copy (about 1.1 GB, beside skopeo) and idle cost; some minutes"
 	@echo "make bench-kills everything killed at each moment of the proof, in all combinations; some twenty minutes"
@@ -99,6 +100,9 @@ build/own: pyproject.toml $(shell find schemas events workers -type f -not -name
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --no-index --target $@ .
 	@rm -rf $@/sandbox $@/bin build/lib build/bdist* && touch $@
+
+every-grant: install
+	@$(BIN)/python benchmarks/every_grant.py
 
 image: install build/packages build/own
 	@docker build --quiet --tag $(IMAGE) --build-arg BASE=$(BASE) --file image/Dockerfile .
