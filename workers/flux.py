@@ -7,7 +7,7 @@ every reconcile; and an unchanged HEAD leaves the artifact as it was, whatever U
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -133,6 +133,39 @@ def owner(obj: Object, system: str) -> tuple[str, str] | None:
     labels = obj["metadata"].get("labels") or {}
     name = labels.get(f"{system}/name")
     return (str(labels.get(f"{system}/namespace", "")), str(name)) if name else None
+
+
+def by_inventory(objects: Iterable[Object], kustomizations: Iterable[Object]) -> list[dict[str, Any]]:
+    """The objects, each with the labels of the Kustomization whose inventory lists it, whatever its labels say.
+
+    What no inventory lists keeps its labels: Git may declare already what is not applied yet.
+    """
+    owners = {line: key(k) for k in kustomizations for line in inventory(k)}
+    found = []
+    for obj in objects:
+        real = owners.get(inventory_line(obj))
+        known = real is None or real == owner(obj, OWNED_BY_KUSTOMIZATION)
+        found.append(dict(obj) if known or real is None else _labelled(obj, real))
+    return found
+
+
+def inventory(kustomization: Object) -> frozenset[str]:
+    """What it has applied, as it writes that down."""
+    entries = ((kustomization.get("status") or {}).get("inventory") or {}).get("entries") or ()
+    return frozenset(str(entry.get("id")) for entry in entries)
+
+
+def inventory_line(obj: Object) -> str:
+    """`<namespace>_<name>_<group>_<kind>` (cli-utils, object.ObjMetadata); a colon in a name is doubled into `__`."""
+    namespace, name = key(obj)
+    group = str(obj.get("apiVersion", "")).rpartition("/")[0]
+    return f"{namespace}_{name.replace(':', '__')}_{group}_{obj.get('kind', '')}"
+
+
+def _labelled(obj: Object, who: tuple[str, str]) -> dict[str, Any]:
+    namespace, name = who
+    own = {f"{OWNED_BY_KUSTOMIZATION}/namespace": namespace, f"{OWNED_BY_KUSTOMIZATION}/name": name}
+    return {**obj, "metadata": {**obj["metadata"], "labels": {**(obj["metadata"].get("labels") or {}), **own}}}
 
 
 def source_of(obj: Object, kind: str = "GitRepository") -> tuple[str, str] | None:

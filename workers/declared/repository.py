@@ -141,10 +141,22 @@ async def push(
 def _undeclared(repo: Repository, plan: Edits) -> str:
     paths = ", ".join(sorted(root.path for root in repo.roots)) or "no path at all"
     names = ", ".join(str(change) for change in plan.undeclared[:5])
+    listed = {line for k in repo.kustomizations for line in flux.inventory(k)}
+    if not any(_line(change) in listed for change in plan.undeclared):
+        return (
+            f"{names}: its labels name a Kustomization of {'/'.join(repo.key)}, but no manifest there declares it and "
+            "no inventory lists it; labels that were copied with it are to be taken away, then run the step again"
+        )
     return (
         f"{names}: applied by Flux from {'/'.join(repo.key)} ({paths} on {repo.branch}), but no manifest there "
         "declares it; it may be generated or come from a remote base. Change it there, then run the step again"
     )
+
+
+def _line(change: Change) -> str:
+    api = f"{change.kind.group}/any" if change.kind.group else "any"
+    meta = {"namespace": change.namespace, "name": change.name}
+    return flux.inventory_line({"apiVersion": api, "kind": change.kind.kind, "metadata": meta})
 
 
 async def reconcile(

@@ -18,6 +18,7 @@ from workers.adapters.cluster import (
     DEPLOYMENT,
     GIT_REPOSITORY,
     HELM_RELEASE,
+    KUSTOMIZATION,
     POD,
     Object,
     Seen,
@@ -116,7 +117,7 @@ async def run(order: Order, world: World, report: Report) -> CatalystApiPivoted:
     """Declare the local values, let them roll out, and read them from the running Pod."""
     sovereign = world.sovereign
     timeout = sovereign.flux.timeout
-    deployment = await _deployment(world)
+    deployment = await _owned(world, await _deployment(world))
     release = await _release(world, deployment)
     change = plan(sovereign, deployment, release)
     target = release if release is not None else deployment
@@ -209,7 +210,14 @@ async def _release(world: World, deployment: Object) -> Object | None:
     if found["spec"].get("suspend"):
         message = f"HelmRelease {'/'.join(key)} is suspended, so no value reaches the Pod"
         raise Stuck("ReleaseSuspended", f"{message}; resume it")
-    return found
+    return await _owned(world, found)
+
+
+async def _owned(world: World, obj: Object) -> Object:
+    """The object, labelled with the Kustomization that really applies it."""
+    cluster = world.cluster
+    kustomizations = await cluster.list(KUSTOMIZATION) if await cluster.served(KUSTOMIZATION) else []
+    return flux.by_inventory([obj], kustomizations)[0]
 
 
 async def _says(world: World) -> bool:

@@ -203,6 +203,7 @@ async def run(order: Order, world: World, report: Report) -> GitRepositoryPivote
     if main not in {key_of(source) for source in sources}:
         raise Stuck("SourceAbsent", f"there is no GitRepository {'/'.join(main)}; check flux.git_repository")
     kustomizations = await cluster.list(KUSTOMIZATION)
+    sources = flux.by_inventory(sources, kustomizations)
     todo, others = followed(sources, kustomizations, sovereign, mirrored)
     await _branches(world, todo)
 

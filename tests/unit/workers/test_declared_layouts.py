@@ -9,7 +9,8 @@ import pytest
 from workers.adapters.cluster_kinds import DEPLOYMENT, HELM_REPOSITORY
 from workers.adapters.yaml_edit import CannotEdit
 from workers.declared.changes import Change, Named, at, edited, holds, merge_patch
-from workers.declared.files import Root, plan_edits
+from workers.declared.files import Edits, Root, plan_edits
+from workers.declared.repository import Repository, _undeclared
 from workers.errors import Stuck
 
 OLD, NEW = "oci://ghcr.io/openova-io", "oci://harbor.sov.test/openova-io"
@@ -116,6 +117,15 @@ def test_patches_of_the_flux_kustomization_itself_are_seen(tmp_path: Path) -> No
     patch = {"patch": OPERATION, "target": {"kind": "HelmRepository"}}
     with pytest.raises(Stuck, match=r"DeclaredElsewhere.*spec\.patches of its Kustomization"):
         plan_edits(top, [Root("kit", patches=(patch,))], [change()])
+
+
+def test_labels_that_were_copied_are_told_from_a_manifest_that_is_generated() -> None:
+    listed = {"entries": [{"id": "flux-system_bp-x_source.toolkit.fluxcd.io_HelmRepository", "v": "v1"}]}
+    meta = {"name": "kit", "namespace": "flux-system"}
+    kit = {"metadata": meta, "spec": {"path": "./kit"}, "status": {"inventory": listed}}
+    repo = Repository(("flux-system", "openova"), "http://gitea/x", "main", (kit,))
+    assert "generated" in _undeclared(repo, Edits({}, (change(),)))
+    assert "labels that were copied" in _undeclared(repo, Edits({}, (change("bp-copied"),)))
 
 
 # --- list items by name ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from workers.flux import (
     State,
+    by_inventory,
     commit_of,
     converged,
     depends_on,
@@ -44,6 +45,36 @@ def source(**over: Any) -> dict[str, Any]:
         "spec": {"url": "http://gitea/openova/openova", **over.pop("spec", {})},
         "status": status,
     }
+
+
+def applying(name: str, *lines: str) -> dict[str, Any]:
+    entries = [{"id": line, "v": "v1"} for line in lines]
+    return {"metadata": {"name": name, "namespace": "flux-system"}, "status": {"inventory": {"entries": entries}}}
+
+
+def repository(name: str, says: str | None) -> dict[str, Any]:
+    prefix = "kustomize.toolkit.fluxcd.io"
+    labels = {"app": "x"} | ({f"{prefix}/name": says, f"{prefix}/namespace": "flux-system"} if says else {})
+    meta = {"name": name, "namespace": "n", "labels": labels}
+    return {"apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "HelmRepository", "metadata": meta}
+
+
+def test_the_inventory_tells_who_applies_an_object_whatever_its_labels_say() -> None:
+    line = "n_{}_source.toolkit.fluxcd.io_HelmRepository"
+    kit, other = applying("kit", line.format("theirs"), line.format("a__b")), applying("other", line.format("moved"))
+    objects = [
+        repository("theirs", "kit"),
+        repository("a:b", None),
+        repository("not-yet", "kit"),
+        repository("moved", "kit"),
+        repository("by-hand", None),
+    ]
+    system = "kustomize.toolkit.fluxcd.io"
+    found = by_inventory(objects, [kit, other, {"metadata": {"name": "new"}}])
+    who = {o["metadata"]["name"]: (owner(o, system) or ("", ""))[1] for o in found}
+    assert who == {"theirs": "kit", "a:b": "kit", "not-yet": "kit", "moved": "other", "by-hand": ""}
+    assert objects[3]["metadata"]["labels"][f"{system}/name"] == "kit", "what was read stays as it was read"
+    assert found[3]["metadata"]["labels"]["app"] == "x"
 
 
 def test_ready_at_the_commit_after_our_request_is_ready() -> None:

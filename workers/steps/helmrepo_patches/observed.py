@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from workers.adapters.cluster import HELM_CHART, HELM_RELEASE, Object, key_of
+from workers import flux
+from workers.adapters.cluster import HELM_CHART, HELM_RELEASE, KUSTOMIZATION, Object, key_of
 from workers.declared.reconcile import Key, each
 from workers.steps.helmrepo_patches import packages
 from workers.supply.sources import KINDS, PACKAGE_KINDS, REPOSITORIES
 from workers.world import World
 
+MORE = {kind.kind: kind for kind in (HELM_CHART, HELM_RELEASE, KUSTOMIZATION)}
 FLUX_KINDS = frozenset(kind.kind for kind in REPOSITORIES)
 
 
@@ -40,13 +42,14 @@ async def observe(world: World) -> Seen:
     found: dict[str, list[Object]] = {}
 
     async def look(kind_name: str) -> None:
-        kind = KINDS.get(kind_name) or {"HelmChart": HELM_CHART, "HelmRelease": HELM_RELEASE}[kind_name]
+        kind = KINDS.get(kind_name) or MORE[kind_name]
         found[kind_name] = await cluster.list(kind) if await cluster.served(kind) else []
 
-    await each((*KINDS, "HelmChart", "HelmRelease"), look)
+    await each((*KINDS, *MORE), look)
+    kustomizations = found[KUSTOMIZATION.kind]
     return Seen(
-        sources=tuple(obj for name in KINDS for obj in found[name]),
-        charts={key_of(chart): chart for chart in found["HelmChart"]},
-        releases={key_of(release): release for release in found["HelmRelease"]},
+        sources=tuple(flux.by_inventory((obj for name in KINDS for obj in found[name]), kustomizations)),
+        charts={key_of(chart): chart for chart in found[HELM_CHART.kind]},
+        releases={key_of(obj): obj for obj in flux.by_inventory(found[HELM_RELEASE.kind], kustomizations)},
         rewrites=await packages.rewrites(cluster),
     )
