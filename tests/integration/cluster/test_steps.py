@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from sandbox.box import Box
+from sandbox.faults import FAULTS
 from schemas.progress import Progress
 from schemas.results import CatalystApiPivoted, GitRepositoryPivoted, SourcesPivoted, StepResult
 from workers.adapters.cluster import (
@@ -233,6 +234,8 @@ async def until_done(it: Any, slug: str) -> Any:
 
 async def test_each_staged_failure_ends_in_the_honest_word_and_healed_the_step_succeeds(tmp_path: Path) -> None:
     async with sovereign(tmp_path / "box", timeout=20) as it:
+        deaf = FAULTS[PIVOTS[2]]
+        await deaf.stage(it.box)  # what it publishes is copied by step 3
         await it.prepared()
 
         await it.box.fail(PIVOTS[0])
@@ -249,63 +252,13 @@ async def test_each_staged_failure_ends_in_the_honest_word_and_healed_the_step_s
         await it.box.heal()
         result = cast(SourcesPivoted, await until_done(it, PIVOTS[1]))
         assert result.charts_fetched + result.changes > 0
+        assert "published again upstream under the same version: flux-system/flux-system-bp-catalyst" in result.summary
         assert registries(await it.cluster.get(SECRET, "ghcr-pull", FLUX)) == []
 
-
-async def test_a_chart_that_does_not_listen_is_found_out_by_its_pod_and_not_by_its_values(tmp_path: Path) -> None:
-    async with sovereign(tmp_path / "box", timeout=20) as it:
-        await it.box.fail(PIVOTS[2])
-        await it.prepared()
-        await it.run(PIVOTS[0])
-        sources = await it.run(PIVOTS[1])
-        assert "published again upstream under the same version: flux-system/flux-system-bp-catalyst" in sources.summary
+        # A chart that does not listen is found out by its Pod, and not by its values.
         with pytest.raises(Stuck, match="ValueNotRendered") as raised:
             await it.run(PIVOTS[2])
         assert "catalystApi.gitopsRepoUrl" in raised.value.message
-        await it.box.heal()
-        healed = cast(CatalystApiPivoted, await it.run(PIVOTS[2]))
+        await deaf.heal(it.box)
+        healed = cast(CatalystApiPivoted, await until_done(it, PIVOTS[2]))
         assert list(healed.values.values()) == [cluster_url(it.world.sovereign)]
-
-
-SYNC = """\
-# As `flux bootstrap` writes it: the source is declared in the very repository that it fetches.
-apiVersion: source.toolkit.fluxcd.io/v1
-kind: GitRepository
-metadata:
-  name: openova
-  namespace: flux-system
-spec:
-  interval: 1m
-  url: https://github.com/openova-io/openova
-  ref:
-    branch: main
-"""
-
-
-async def test_a_source_that_is_declared_in_its_own_repository_is_changed_there_too(tmp_path: Path) -> None:
-    async with sovereign(tmp_path / "box") as it:
-        await it.run("gitea-mirror")
-        gitea = it.world.sovereign.gitea
-        remote = Remote(f"{gitea.url}/openova/openova", gitea.login.username, gitea.login.password())
-        kit = "clusters/_template/bootstrap-kit"
-        async with it.world.git.checkout(remote, "main") as tree:
-            listing = tree.path / kit / "kustomization.yaml"
-            listing.write_text(listing.read_text().replace("resources:\n", "resources:\n  - gotk-sync.yaml\n", 1))
-            (tree.path / kit / "gotk-sync.yaml").write_text(SYNC)
-            await tree.commit("flux bootstrap")
-            await tree.push()
-        labels = {"kustomize.toolkit.fluxcd.io/name": "bootstrap-kit", "kustomize.toolkit.fluxcd.io/namespace": FLUX}
-        await it.cluster.patch(GIT_REPOSITORY, "openova", FLUX, {"metadata": {"labels": labels}})
-
-        await it.run(PIVOTS[0])
-
-        await _flux_runs_again(it)
-        source = await it.cluster.get(GIT_REPOSITORY, "openova", FLUX)
-        assert source is not None
-        assert source["spec"]["url"] == cluster_url(it.world.sovereign)
-        assert source["spec"]["secretRef"] == {"name": "cutover-gitea-auth"}
-        async with it.world.git.checkout(remote, "main") as tree:
-            text = (tree.path / kit / "gotk-sync.yaml").read_text()
-        assert text.startswith("# As `flux bootstrap` writes it")
-        assert "github.com" not in text
-        assert (await it.run(PIVOTS[0], "run-2")).changes == 0
