@@ -143,7 +143,9 @@ def test_a_merge_patch_into_a_list_carries_the_whole_list() -> None:
 
 def test_an_edit_that_would_not_hold_is_refused() -> None:
     values = Change(HELM_RELEASE, "flux-system", "r", {("spec", "values", "on"): True})
-    assert "on: true" in edited("kind: HelmRelease\nspec:\n  values:\n    a: 1\n", [((0, ()), values)]).replace('"on"', "on")
+    assert "on: true" in edited("kind: HelmRelease\nspec:\n  values:\n    a: 1\n", [((0, ()), values)]).replace(
+        '"on"', "on"
+    )
     with pytest.raises(CannotEdit):
         edited('kind: HelmRelease\nspec:\n  values:\n    "on": "false"\n', [((0, ()), values)])
 
