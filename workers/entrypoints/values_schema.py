@@ -31,6 +31,7 @@ DIGEST = r"^sha256:[0-9a-f]{64}$"
 IMAGE = r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$"
 SIZE = r"^[1-9][0-9]*(Mi|Gi|Ti)$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+ACCOUNT = r"^system:serviceaccount:[-a-z0-9]+:[-.a-z0-9]+$"
 CIDR = r"^[0-9a-fA-F:.]+/[0-9]{1,3}$"
 PATTERNS = {
     "namespace": NAME, "release_namespace": NAME, "plan_config_map": NAME, "lifter_account": NAME, "policy": NAME,
@@ -41,6 +42,21 @@ PATTERNS = {
     "field_manager": r"^([a-jl-z0-9][a-z0-9.-]*|k[a-tv-z0-9][a-z0-9.-]*|k)$",
 }  # fmt: skip
 """Patterns that the models leave to Kubernetes to refuse, by the setting's name."""
+
+WEB = r"^https?://[^\s@]+$"  # no login in it: those are Secrets
+REGISTRY = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$"
+PROJECT = r"^[a-z0-9]+([._-][a-z0-9]+)*$"
+IN_MODEL = {
+    ("Broker", "url"): r"^(nats|tls|wss?)://[^\s@]+$",
+    ("Gitea", "url"): WEB, ("Gitea", "cluster_url"): WEB, ("Harbor", "url"): WEB, ("UpstreamGit", "url"): WEB,
+    ("Harbor", "scheme"): "^https?$", ("Harbor", "connect"): WEB, ("UpstreamGit", "connect"): WEB,
+    ("Upstream", "host"): REGISTRY, ("Upstream", "project"): PROJECT, ("Upstream", "endpoint"): WEB,
+    ("Mothership", "registry"): REGISTRY, ("Mothership", "chart_project"): PROJECT, ("Mothership", "domains"): HOST,
+    ("Identity", "issuer"): WEB, ("Identity", "jwks_url"): WEB, ("Sovereign", "tree"): r"^[^/\s][^\s]*$",
+    ("Sovereign", "extra_images"): r"^[a-z0-9][^\s]*$",
+    ("ServiceAccounts", "may_act"): ACCOUNT, ("ServiceAccounts", "may_read"): ACCOUNT,
+}  # fmt: skip
+"""The same where one word means different things in different models."""
 
 
 def text(pattern: str) -> Schema:
@@ -117,12 +133,26 @@ def _model(schema: Schema, spelled: Any) -> Schema:
             spoken = f"{name.removesuffix('_file')}_secret"
             properties[spoken] = SECRET
         else:
-            properties[spoken] = spelled(field, name)
+            properties[spoken] = _patterned(spelled(field, name), IN_MODEL.get((title, name)))
         if name in schema.get("required", ()):
             required.append(spoken)
     if title == "Harbor":
         properties["host"] = EMPTY_OR_HOST  # empty: made of the Sovereign's name
     return thing(properties, tuple(required))
+
+
+def _patterned(field: Schema, pattern: str | None) -> Schema:
+    """The field with a pattern for its text, or for the texts in it."""
+    if pattern is None:
+        return field
+    if field.get("type") == "string":
+        return {**field, "pattern": pattern}
+    made = dict(field)
+    if "items" in field:
+        made["items"] = _patterned(field["items"], pattern)
+    if "anyOf" in field:
+        made["anyOf"] = [_patterned(each, pattern) for each in field["anyOf"]]
+    return made
 
 
 def _is_path(field: Schema) -> bool:

@@ -19,7 +19,6 @@ from grants import grants, published_by, rules
 
 from sandbox import blueprint
 from sandbox.blueprint import CHART, merged
-from workers.entrypoints import values_schema
 from workers.entrypoints.classes import CLASSES
 from workers.entrypoints.node_agent import containerd_at
 from workers.entrypoints.settings import ConfigurationError, Settings, load
@@ -259,80 +258,6 @@ def test_no_secret_is_written_anywhere(values: Object) -> None:
     assert "BEGIN" not in text
 
 
-# --- refused at install, with the path -----------------------------------------------------------------------
-
-WRONG: dict[str, tuple[Object, str]] = {
-    "no-name-of-the-sovereign": ({"global": {"sovereignFQDN": ""}}, "/global/sovereignFQDN"),
-    "no-digest": ({"image": {"digest": ""}}, "/image/digest"),
-    "a-tag-for-a-digest": ({"image": {"digest": "latest"}}, "/image/digest"),
-    "a-typo-at-the-top": ({"sttings": {}}, "'sttings' not allowed"),
-    "a-typo-in-a-setting": ({"settings": {"sovereign": {"flux": {"namespce": "x"}}}}, "/settings/sovereign/flux"),
-    "a-typo-in-a-list": (
-        {"settings": {"sovereign": {"upstreams": [{"host": "ghcr.io", "projct": "x"}]}}},
-        "/settings/sovereign/upstreams/0",
-    ),
-    "a-secret-written-out": (
-        {"settings": {"sovereign": {"gitea": {"login": {"password": "s3cret"}}}}}, "/settings/sovereign/gitea/login",
-    ),
-    "no-secret-for-gitea": (
-        {"settings": {"sovereign": {"gitea": {"login": {"password_secret": None}}}}},
-        "/settings/sovereign/gitea/login",
-    ),
-    "no-key-in-a-secret": (
-        {"settings": {"sovereign": {"harbor": {"login": {"password_secret": {"name": "x", "key": None}}}}}},
-        "/settings/sovereign/harbor/login/password_secret",
-    ),
-    "no-secret-for-a-class": ({"broker": {"secrets": {"proof": None}}}, "/broker/secrets"),
-    "text-for-a-number": ({"workers": {"supply": {"replicas": "2"}}}, "/workers/supply/replicas"),
-    "a-number-for-a-list": ({"settings": {"sovereign": {"extra_images": 3}}}, "/settings/sovereign/extra_images"),
-    "a-hold-too-short": ({"settings": {"sovereign": {"proof": {"hold": 10}}}}, "/settings/sovereign/proof"),
-    "a-manager-that-flux-undoes": (
-        {"settings": {"sovereign": {"field_manager": "kubectl-cutover"}}}, "/settings/sovereign/field_manager",
-    ),
-    "an-unknown-means": ({"rbac": {"means": ["Prayer"]}}, "/rbac/means/0"),
-    "an-api-that-knows-nobody": ({"api": {"enabled": True}}, "/settings"),
-    "auto-fire-without-handover": ({"settings": {"auto_fire": {"enabled": True}}}, "/settings"),
-    "a-broker-without-a-digest": ({"broker": {"embedded": {"enabled": True}}}, "/broker/embedded/image/digest"),
-    "a-route-to-nowhere": (full({**API, "api": {"enabled": True, "httpRoute": {"enabled": True}}}), "/api/httpRoute"),
-    "a-memory-of-words": (
-        {"workers": {"proof": {"resources": {"requests": {"memory": "lots"}}}}},
-        "/workers/proof/resources/requests/memory",
-    ),
-    "a-relative-path": ({"nodeAgent": {"certsDir": "etc/certs"}}, "/nodeAgent/certsDir"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("values", "path"), WRONG.values(), ids=WRONG)
-def test_wrong_values_are_refused_with_their_path(values: Object, path: str) -> None:
-    with pytest.raises(helm_python.HelmValuesError) as refusal:
-        render(values)
-    assert path in str(refusal.value)
-    assert "s3cret" not in str(refusal.value)
-
-
-def test_the_schema_is_made_of_the_settings_models() -> None:
-    assert values_schema.PLACE.read_bytes() == values_schema.rendered(), "python -m workers.entrypoints.values_schema"
-
-
-def test_every_object_of_the_schema_is_closed() -> None:
-    """But two kinds: maps of words, and `global`, in which Helm hands over what is other charts'."""
-    loose = []
-
-    def walk(schema: Any, path: str) -> None:
-        if isinstance(schema, dict):
-            if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
-                loose.append(path)
-            for key, value in schema.items():
-                walk(value, f"{path}/{key}")
-        elif isinstance(schema, list):
-            for item in schema:
-                walk(item, path)
-
-    walk(values_schema.values(), "")
-    words = [path for path in loose if path.rpartition("/")[2] in ("labels", "annotations", "nodeSelector")]
-    assert set(loose) - set(words) == {"/properties/global"}
-
-
 # --- least privilege, as laws ----------------------------------------------------------------------------------
 
 
@@ -490,12 +415,6 @@ def test_the_node_agent_may_come_from_local_harbor_and_stays_the_same_to_the_byt
     named = {o["kind"]: spec["containers"][0]["image"] for o, spec in pods(objects)}
     assert named["DaemonSet"] == f"{local}@{DIGEST}"
     assert named["Deployment"] == f"ghcr.io/openova-io/catalyst-cutover@{DIGEST}"
-
-
-@pytest.mark.parametrize("digest", ["", DIGEST.upper()])
-def test_an_image_is_never_named_by_a_tag(digest: str) -> None:
-    with pytest.raises(helm_python.HelmValuesError):
-        render({"image": {"digest": digest}})
 
 
 @pytest.mark.parametrize(("kind", "resource"), [("Secret", "secrets"), ("ConfigMap", "configmaps")])
