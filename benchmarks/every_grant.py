@@ -79,7 +79,7 @@ def table(parts: dict[str, list[Row]]) -> str:
     """For people."""
     lines = [
         "# Every grant, taken away by itself", "",
-        "Made by `make every-grant` (benchmarks/every_grant.py) on a Sovereign in a box, with the chart's own grants "
+        "Made by benchmarks/every_grant.py on a Sovereign in a box, with the chart's own grants "
         "enforced at its API server and at its nats-server. tests/unit/docs/test_every_grant.py holds it against what "
         "the chart grants.", "",
     ]  # fmt: skip
