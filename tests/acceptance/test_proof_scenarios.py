@@ -4,63 +4,48 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from acceptance_scene import exported, in_one_task, kinds, status, typed
+from step_by_step import Grounds, grounds
 
 from events import flow
-from events.jetstream import JetStreamLog
-from sandbox.box import Box
 from sandbox.policy import CLUSTERWIDE
 from sandbox.scenarios import SCENARIOS, played
 from schemas import events as facts
-from schemas.progress import Progress
 from schemas.results import EgressProven
-from workers.adapters.cluster import Cluster
-from workers.entrypoints import wiring
-from workers.entrypoints.settings import load
 from workers.errors import Stuck, Trouble
-from workers.inbox import Inbox
 from workers.proof import block, forced, health, means
 from workers.proof import canaries as flock
 from workers.proof.canaries import Sample
 from workers.steps import egress_block_test as step8
-from workers.world import Order, World
+from workers.world import World
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOLD = 2.0
 LATE = {"reconcile-fails-in-minute-9": 6.0}
 """What happens late needs a hold that has a late part, however slow the machine is."""
 
 
 @dataclass
-class Sovereign:
+class Sovereign(Grounds):
     """A box, cut over up to the proof."""
-
-    box: Box
-    world: World
-    token: int = 100
-    said: list[Progress] = field(default_factory=list)
-
-    async def report(self, progress: Progress) -> None:
-        self.said.append(progress)
 
     async def prove(self, hold: float = HOLD, **told: Any) -> EgressProven:
         """Step 8 alone, as a new attempt. `told`: settings of the proof."""
-        self.token += 1
-        order = Order("run-1", step8.__name__, self.token, self.token, datetime.now(UTC), {})
-        async with asyncio.timeout(110):
-            return await step8.run(order, self._held(hold=hold, **told), self.report)
+        async with asyncio.timeout(300):
+            return await step8.run(self.order(step8.__name__), self._held(hold=hold, **told), self.report)
 
     def _held(self, **told: Any) -> World:
-        proof = self.world.sovereign.proof.model_copy(update=told)
-        return replace(self.world, sovereign=self.world.sovereign.model_copy(update={"proof": proof}))
+        whole = self.world.sovereign
+        patient = whole.flux.model_copy(update={"timeout": 240.0})  # nothing here waits that out
+        parts = {"proof": whole.proof.model_copy(update=told), "flux": patient}
+        return replace(self.world, sovereign=whole.model_copy(update=parts))
 
     async def verdict(self, name: str, *, expected: str = "") -> str:
         """The same, once more when a busy machine made a canary miss its second: nothing had been blocked yet."""
@@ -74,50 +59,26 @@ class Sovereign:
                 await self.prove(LATE.get(name, HOLD))
             except Trouble as error:
                 reason = error.reason
+                print(f"{name}: {error}")  # shown when it is another than was expected
             else:
                 reason = ""
         assert not await block.standing(self.world.cluster, block.Placement.of(self.world.sovereign))
         return reason
 
 
+@asynccontextmanager
+async def cut_over(directory: Path) -> AsyncIterator[Sovereign]:
+    async with grounds(directory, hold=HOLD) as (box, world):
+        sovereign = Sovereign(box, world)
+        await sovereign.through([step.slug for step in flow.STEPS[:-1]])
+        yield sovereign
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def sovereign(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sovereign]:
-    def opened() -> Any:
-        return cut_over(tmp_path_factory.mktemp("proof"))
-
-    value, close = await in_one_task(opened)
+    value, close = await in_one_task(lambda: cut_over(tmp_path_factory.mktemp("proof")))
     yield value
     await close()
-
-
-class cut_over:
-    def __init__(self, directory: Any) -> None:
-        self._directory, self._stack = directory, AsyncExitStack()
-
-    async def __aenter__(self) -> Sovereign:
-        box = await self._stack.enter_async_context(Box.open(self._directory, hold=HOLD))
-        settings = load(box.settings_file)
-        stream = await self._stack.enter_async_context(JetStreamLog.open(settings.nats))
-        await stream.ensure()
-        api: Cluster = await self._stack.enter_async_context(wiring.cluster(settings))
-        inbox = Inbox(stream)
-        following = asyncio.create_task(inbox.follow())
-
-        async def follow_no_more() -> None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-
-        self._stack.push_async_callback(follow_no_more)
-        world = await self._stack.enter_async_context(wiring.world(settings, api, inbox))
-        found = Sovereign(box, world)
-        results: dict[str, Any] = {}
-        for number, step in enumerate(flow.STEPS[:-1], 1):
-            order = Order("run-1", step.slug, 1, number, datetime.now(UTC), dict(results))
-            results[step.slug] = await wiring.bound(step.slug, world)(order, found.report)
-        return found
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
 
 @pytest.fixture(autouse=True)
@@ -264,6 +225,10 @@ def undeclared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(step8.declared, "judge", nothing)
 
 
+def reds_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(step8, "check_green", nothing)
+
+
 def unforced(work: str) -> Break:
     return lambda patch: patch.setattr(forced, work, nothing_done)
 
@@ -274,6 +239,22 @@ def unwatched_policy(patch: pytest.MonkeyPatch) -> None:
 
 def others_unread(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(means.network_policy, "lets_out", lambda *_: [])
+
+
+def only_flux_tells(patch: pytest.MonkeyPatch) -> None:
+    """No work is forced, and no canary looks at the Sovereign's own."""
+
+    async def none(*_: Any) -> list[str]:
+        return []
+
+    patch.setattr(forced, "everything", none)
+    blind("cut_off")(patch)
+
+
+def impatient(patch: pytest.MonkeyPatch) -> None:
+    """Ready=Unknown, as during each reconcile, counts as a failure at once."""
+    whole = health.red
+    patch.setattr(health, "red", lambda obj, now, _patience: whole(obj, now, -1.0))
 
 
 GUARDS: list[tuple[str, list[tuple[Break, str]]]] = [
@@ -288,22 +269,24 @@ GUARDS: list[tuple[str, list[tuple[Break, str]]]] = [
     ("outage-during-hold", [(blind("shut_in"), "")]),
     ("block-cuts-dns", [(blind("cut_off"), "")]),
     ("block-cuts-apiserver", [(blind("cut_off"), "")]),
-    ("reconcile-fails-in-minute-9", [(lambda p: p.setattr(step8, "check_green", nothing), "")]),
+    ("reconcile-fails-in-minute-9", [(reds_unseen, "")]),
     ("flapping-source", [(lambda p: p.setattr(health, "MOST_KEPT", 0), "")]),
     ("cdn-address-rotates", [(blind("escaped"), "")]),
     ("crossplane-tether", [(undeclared, "NotGreenUnderBlock"), (unforced("packages"), "")]),
     ("chart-cache-hides-failure", [(unforced("charts"), "")]),
     ("negative-image-missing", [(lambda p: p.setattr(step8.pulls, "negative_exists", nothing_done), "")]),
     ("network-policy-in-vain", [(others_unread, "EgressNotBlocked"), (canaries_at_home, "")]),
+    ("gitea-outage", [(only_flux_tells, "NotGreenUnderBlock"), (reds_unseen, "")]),
+    ("harbor-outage", [(only_flux_tells, "NotGreenUnderBlock"), (reds_unseen, "")]),
+    ("helm-upgrade-during-hold", [(impatient, "NotGreenUnderBlock")]),
     ("policy-removed", [(unwatched_policy, "EgressNotBlocked"), (unchecked, "")]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "breaks"), GUARDS, ids=[name for name, _ in GUARDS])
-async def test_without_its_guard_the_proof_would_pass_wrongly(
+async def test_without_its_guard_the_proof_would_end_otherwise(
     sovereign: Sovereign, name: str, breaks: list[tuple[Break, str]]
 ) -> None:
-    assert SCENARIOS[name].verdict or name == "another-policy-allows"
     with pytest.MonkeyPatch.context() as patch:
         if name == "crossplane-tether":
             # The sandbox's Crossplane gives up after eight seconds of silence.
@@ -324,7 +307,7 @@ async def test_a_gap_in_watching_restarts_the_clock(sovereign: Sovereign, monkey
 
 
 async def test_a_rehearsal_stages_the_scenario_near_the_proof_and_shows_the_way_out(tmp_path: Path) -> None:
-    said = await typed("rehearse", "--keep", str(tmp_path), "--hold", "3", "--scenario", "hidden-tether", timeout=200)
+    said = await typed("rehearse", "--keep", str(tmp_path), "--hold", "3", "--scenario", "hidden-tether")
     assert said.code == 0, said.text
     assert "Failed as staged, at egress-block-test: NotGreenUnderBlock" in said.text
     assert "license.openova.io" in said.text
