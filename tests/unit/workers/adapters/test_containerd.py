@@ -212,3 +212,39 @@ def test_the_local_registrys_ca_is_put_on_the_node_and_named_by_its_path_there(t
         assert tomllib.loads((node.certs / host / "hosts.toml").read_text())["ca"] == f"/etc/rancher/k3s/{HOME}/ca.crt"
     read = yaml.safe_load((node.k3s / "registries.yaml").read_text())
     assert read["configs"]["harbor.sovereign.test"]["tls"]["ca_file"] == f"/etc/rancher/k3s/{HOME}/ca.crt"
+
+
+class Exhausted(Disk):
+    """So many more writes, then no space, not even to put back what was there."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def write(self, path: Path, text: str) -> None:
+        if self.left <= 0:
+            raise OSError(28, "No space left on device")
+        self.left -= 1
+        super().write(path, text)
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_a_disk_that_is_full_for_the_way_back_too_leaves_whole_files_and_a_note_of_them(
+    tmp_path: Path, left: int
+) -> None:
+    disk = Exhausted(left)
+    node = Containerd(tmp_path / "k3s", tmp_path / "certs.d", disk)
+    node.k3s.mkdir()
+    old = '[host."https://ghcr.io"]\n'
+    (node.k3s / "registries.yaml").write_text(BEFORE)
+    (node.certs / "ghcr.io").mkdir(parents=True)
+    (node.certs / "ghcr.io/hosts.toml").write_text(old)
+    with pytest.raises(OSError, match="No space"):
+        node.write(PLAN)
+    assert (node.certs / "ghcr.io/hosts.toml").read_text() in (old, hosts_toml(ENDPOINT, "/etc/ca.crt"))
+    assert (node.k3s / "registries.yaml").read_text() in (BEFORE, registries_yaml(PLAN, BEFORE))
+    disk.left = 99
+    node.write(PLAN)
+    assert not node.pending
+    assert leads((node.certs / "ghcr.io/hosts.toml").read_text()) == [ENDPOINT, ENDPOINT]
+    assert (node.k3s / HOME / "before/registries.yaml").read_text() == BEFORE
+    assert not list(tmp_path.rglob("*cutover-part*"))
