@@ -46,7 +46,8 @@ STAGED = {
     "deaf-chart": "catalyst-api-env-patch",
 }
 """Names for what `--fail` stages -> the step that must notice; the others are in `sandbox.scenarios`."""
-SETTLED = 15.0  # seconds for the projector to show the log's end
+SETTLED = 60.0  # seconds for the projector to show the log's end
+ANSWER = 180.0  # seconds for the plan, and for a run to begin
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,9 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
             if plan.by_hand:
                 state = await _by_hand(box, settings, stream, crew, plan, console)
             else:
-                state = await _run(box, settings, stream, crew, plan, console)
+                # What is staged is for the step to meet: the plan would tell of it before anything begins.
+                staged_first = plan.fail is not None
+                state = await _run(box, settings, stream, crew, plan, console, False if staged_first else None)
         if (
             plan.fail is not None
             and not plan.by_hand
@@ -229,25 +232,35 @@ async def _with(box: Box, plan: Plan, console: Console) -> Outcome:
     return Outcome(state, comparison, staged, waited=waited is not None and waited.is_set())
 
 
-async def _run(box: Box, settings: Settings, stream: JetStreamLog, crew: Crew, plan: Plan, console: Console) -> State:
-    """Ask for a cutover and show it to its end. Raises Lost when the workers die."""
+async def _run(
+    box: Box,
+    settings: Settings,
+    stream: JetStreamLog,
+    crew: Crew,
+    plan: Plan,
+    console: Console,
+    preflight: bool | None = None,
+) -> State:
+    """Ask for a cutover and show it to its end. Raises Lost when the workers die, Failed when it is refused."""
     before = await asking.state(stream)
     if before.active:
         _say(console, "A run of an earlier rehearsal is under way; it is taken up where it stopped.")
         since = before.seq
     else:
-        since = await (_asked_at_the_door(box) if plan.granted else _asked(settings, stream))
+        since = await (_asked_at_the_door(box, preflight) if plan.granted else _asked(settings, stream, preflight))
     async with _attended(crew), watching.shown(console, plain=plan.plain) as view:
+        if not before.active and (said := await asking.answer(stream, since, ANSWER)).refused:
+            raise Failed(f"nothing was begun: {said.reason}: {said.message}")
         return await watching.follow(stream, view, from_start=False, since=since)
     raise AssertionError("unreachable")
 
 
-async def _asked(settings: Settings, stream: JetStreamLog) -> int:
-    data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal")
+async def _asked(settings: Settings, stream: JetStreamLog, preflight: bool | None) -> int:
+    data = Requested(operator=asking.operator_of_this_shell(), reason="rehearsal", preflight=preflight)
     return await asking.publish(settings, stream, data)
 
 
-async def _asked_at_the_door(box: Box) -> int:
+async def _asked_at_the_door(box: Box, preflight: bool | None) -> int:
     """With the front door's own identity in the cluster and at the broker, as an operator of the realm."""
     async with front_door(box.api_settings, box.directory) as url:
         door = Remote(url, None, box.issuer.token(OPERATOR))
@@ -258,7 +271,8 @@ async def _asked_at_the_door(box: Box) -> int:
                     break
                 except (Unreachable, Failed):
                     await anyio.sleep(0.2)
-        return (await door.tell("/start", {"reason": "rehearsal", "again": True})).sequence
+        body = {"reason": "rehearsal", "again": True, "preflight": preflight}
+        return (await door.tell("/start", body)).sequence
 
 
 async def _by_hand(
