@@ -16,7 +16,8 @@ import aiohttp
 from yarl import URL
 
 from schemas.nodes import Mirror, NodePlan
-from workers.adapters.oci.challenge import BadChallenge, Challenge, preferred, read_most, token_of
+from workers.adapters.oci.challenge import MOST, BadChallenge, Challenge, preferred, token_of
+from workers.adapters.oci.streams import TooLong, read_most
 from workers.errors import Stuck, Wait
 
 Wire = Callable[[str], Awaitable[str]]
@@ -63,7 +64,7 @@ class _Asker:
             status, _, body = await self._get(str(where), "", body=True)
             if status == 200:
                 return token_of(body).authorization
-        except BadChallenge as error:
+        except (BadChallenge, TooLong) as error:
             raise Stuck("LocalRegistryRefuses", f"a token for {repository}: {error}") from None
         said = f"its token service {challenge.realm} answers {status}"
         raise Wait("LocalRegistryFails", said) if status >= 500 else Stuck("LocalRegistryRefuses", said)
@@ -81,7 +82,7 @@ class _Asker:
                 headers["Host"] = parts.netloc
             # As it is written: parameters of a token's query are quoted already.
             async with self._session.get(URL(target, encoded=True), headers=headers, allow_redirects=False) as answer:
-                content = await read_most(answer.content) if body else b""
+                content = await read_most(answer.content, MOST) if body else b""
                 return answer.status, preferred(answer.headers.getall("WWW-Authenticate", ())), content
         except (aiohttp.ClientError, TimeoutError, OSError, LookupError, asyncio.IncompleteReadError) as error:
             words = str(error) or "no answer in time"

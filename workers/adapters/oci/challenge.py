@@ -15,6 +15,7 @@ import orjson
 from aiohttp import StreamReader
 from yarl import URL
 
+from workers.adapters.oci.streams import TooLong, read_most
 from workers.sovereign import Login
 
 LIFE = 60.0  # seconds that a token lives when the service does not say
@@ -151,11 +152,9 @@ def _seconds(said: object) -> float:
     return LIFE
 
 
-async def read_most(body: StreamReader, most: int = MOST) -> bytes:
-    """A whole body, or BadChallenge when it is longer than any token."""
-    whole = bytearray()
-    async for chunk in body.iter_any():
-        whole += chunk
-        if len(whole) > most:
-            raise BadChallenge("the token service gives no token, but an endless answer")
-    return bytes(whole)
+async def told(body: StreamReader) -> Token:
+    """The token that a service sends. Raises BadChallenge."""
+    try:
+        return token_of(await read_most(body, MOST))
+    except TooLong:
+        raise BadChallenge("the token service gives no token, but an endless answer") from None

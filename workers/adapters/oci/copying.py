@@ -10,7 +10,7 @@ from workers.adapters.oci.closure import Closure
 from workers.adapters.oci.manifest import BadManifest, Descriptor
 from workers.adapters.oci.places import What, local_repository, proxied_projects
 from workers.adapters.oci.reference import Reference
-from workers.adapters.oci.registry import Heard
+from workers.adapters.oci.streams import Heard
 from workers.adapters.oci.trouble import NO_SPACE, OVER_QUOTA, Denied, Missing, Unavailable, WrongBytes
 from workers.errors import Stuck, Trouble, Wait
 from workers.sovereign import Sovereign

@@ -11,7 +11,7 @@ import ssl
 import aiohttp
 from yarl import URL
 
-from workers.adapters.oci.challenge import BadChallenge, basic, preferred, read_most, token_of
+from workers.adapters.oci.challenge import BadChallenge, basic, preferred, told
 from workers.errors import Stuck, Wait
 from workers.sovereign import Harbor, Login
 
@@ -63,7 +63,7 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None,
             raise Stuck("RobotRefused", message)
         if answer.status != 200:
             raise _not_ready(harbor, f"its token service answers with {answer.status}")
-        token_of(await read_most(answer.content))
+        await told(answer.content)
 
 
 def _trust(harbor: Harbor) -> ssl.SSLContext | bool:

@@ -9,10 +9,11 @@ import aiohttp
 
 from workers.adapters.oci import destination, probe
 from workers.adapters.oci.closure import read
-from workers.adapters.oci.copier import Copier, reachable
+from workers.adapters.oci.copier import Copier
 from workers.adapters.oci.copying import Wanted, local_verdict
 from workers.adapters.oci.manifest import BadManifest, Descriptor, sha256
 from workers.adapters.oci.places import Origin, What, origins
+from workers.adapters.oci.proving import reachable
 from workers.adapters.oci.reference import Reference, chart_tag
 from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Missing, Patience, WireTrouble

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ import anyio
 from yarl import URL
 
 from workers.adapters.oci.manifest import ACCEPT, OCI_INDEX, BadManifest, Descriptor, Manifest, listed, typed
+from workers.adapters.oci.streams import CHUNK, Heard, Passing, TooLong, followed_by, hashed, read_most
 from workers.adapters.oci.trouble import (
     Missing,
     Patience,
@@ -24,13 +24,10 @@ from workers.adapters.oci.trouble import (
 )
 from workers.adapters.oci.wire import Wire
 
-CHUNK = 256 * 1024
 LARGEST = 16 * 2**20
 """Bytes of a manifest; registries take 4 MiB (distribution spec, "Pushing Manifests")."""
 PAGES = 100
 FAREWELL = 2.0  # seconds to take a half upload back, when the copy is being cancelled too
-Heard = Callable[[int], None]
-"""Told how many bytes of a blob have passed in this attempt; 0 when one begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +143,10 @@ class Registry:
         said = f"{self.name}/{repository}@{blob.digest}"
         async with (
             aclosing(self._pieces(repository, blob, said)) as pieces,
-            aclosing(_hashed(pieces, blob, said)) as chunks,
+            aclosing(hashed(pieces, blob, said)) as chunks,
         ):
             # Begun before anything is sent elsewhere: a source that does not give costs no upload.
-            yield _from(await anext(chunks, b""), chunks)
+            yield followed_by(await anext(chunks, b""), chunks)
 
     async def _pieces(self, repository: str, blob: Descriptor, said: str) -> AsyncGenerator[bytes, None]:
         path = f"v2/{repository}/blobs/{blob.digest}"
@@ -269,7 +266,7 @@ class Registry:
 
         async def copy() -> None:
             heard(0)
-            passing = _Passing(heard)
+            passing = Passing(heard)
             async with source.registry.blob(source.repository, blob) as chunks:
                 location, whole = await self._begin(repository), False
                 try:
@@ -350,12 +347,10 @@ class Registry:
 
 async def _whole(response: aiohttp.ClientResponse, said: str) -> bytes:
     """The body, which is in memory. Raises BadManifest when it is too large for that."""
-    content = bytearray()
-    async for chunk in response.content.iter_chunked(CHUNK):
-        content += chunk
-        if len(content) > LARGEST:
-            raise BadManifest(f"{said} is larger than {LARGEST} bytes")
-    return bytes(content)
+    try:
+        return await read_most(response.content, LARGEST)
+    except TooLong as error:
+        raise BadManifest(f"{said} is {error}") from None
 
 
 def _pull(repository: str) -> str:
@@ -364,46 +359,3 @@ def _pull(repository: str) -> str:
 
 def _push(repository: str) -> str:
     return f"repository:{repository}:pull,push"
-
-
-async def _hashed(chunks: AsyncIterator[bytes], blob: Descriptor, said: str) -> AsyncGenerator[bytes, None]:
-    """The chunks, the last one only when all of them are the digest: what is wrong is never whole elsewhere."""
-    digest, size, held = hashlib.sha256(), 0, b""
-    async for chunk in chunks:
-        digest.update(chunk)
-        size += len(chunk)
-        if held:
-            yield held
-        held = chunk
-    if size != blob.size or f"sha256:{digest.hexdigest()}" != blob.digest:
-        wrong = WrongBytes(f"{said}: the body is sha256:{digest.hexdigest()}, {size} bytes")
-        wrong.reading = True
-        raise wrong
-    yield held
-
-
-async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for chunk in rest:
-        yield chunk
-
-
-class _Passing:
-    """Counts the chunks that pass, and remembers what stopped them."""
-
-    def __init__(self, heard: Heard) -> None:
-        self._heard = heard
-        self.trouble: WireTrouble | None = None
-
-    async def through(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same chunks."""
-        passed = 0
-        try:
-            async for chunk in chunks:
-                passed += len(chunk)
-                self._heard(passed)
-                yield chunk
-        except WireTrouble as trouble:
-            trouble.reading = True
-            self.trouble = trouble
-            raise

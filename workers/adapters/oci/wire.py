@@ -15,7 +15,7 @@ import anyio
 import orjson
 from yarl import URL
 
-from workers.adapters.oci.challenge import BadChallenge, Challenge, Token, basic, kin, preferred, read_most, token_of
+from workers.adapters.oci.challenge import BadChallenge, Challenge, Token, basic, kin, preferred, told
 from workers.adapters.oci.pace import Pace
 from workers.adapters.oci.trouble import NO_SPACE, Denied, Missing, Refused, Unavailable, retry_after
 from workers.sovereign import Login
@@ -160,7 +160,7 @@ class Wire:
         headers = {"Authorization": login} if login else {}
         async with self._http.get(service.asking([scope]), headers=headers) as answer:
             await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
-            return token_of(await read_most(answer.content))
+            return await told(answer.content)
 
 
 async def _judge(response: aiohttp.ClientResponse, said: str) -> None:
