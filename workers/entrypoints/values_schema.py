@@ -314,6 +314,8 @@ def _network() -> Schema:
             "natsNamespace": text(NAME),
             "giteaNamespace": text(NAME),
             "harborNamespace": text(NAME),
+            "identityNamespace": text(rf"^$|{NAME}"),
+            "telemetryNamespace": text(rf"^$|{NAME}"),
             "apiServer": thing({"cidrs": many(text(CIDR), minItems=1), "ports": many(PORT, minItems=1)}),
             "localCIDRs": many(text(CIDR)),
             "outside": many({"enum": ["supply", "control", "api"]}, uniqueItems=True),

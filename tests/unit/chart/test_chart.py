@@ -187,8 +187,8 @@ def goes_outside(objects: list[Object]) -> set[str]:
             continue
         for rule in policy["spec"].get("egress") or ():
             blocks = {to["ipBlock"]["cidr"] for to in rule.get("to", ()) if "ipBlock" in to}
-            ports = [port["port"] for port in rule.get("ports", ())]
-            if "world" in rule.get("toEntities", ()) or (blocks == OUTSIDE and 443 in ports):
+            ports = {port["port"] for port in rule.get("ports", ())}
+            if "world" in rule.get("toEntities", ()) or (blocks & OUTSIDE and {443, 80} & ports):
                 found.add(policy["metadata"]["labels"]["app.kubernetes.io/component"])
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -145,6 +146,33 @@ def test_a_policy_chooses_each_of_our_workloads_in_the_releases_own_namespace(po
         covered += chosen(labels, objects, policy["metadata"]["namespace"])
     ours = [o["metadata"]["name"] for o in of(objects, "Deployment", "StatefulSet")]
     assert sorted(covered) == sorted(ours)
+
+
+def reached(objects: list[Object], name: str) -> set[str]:
+    """Namespaces that a class's Pods may reach."""
+    text = json.dumps(
+        [
+            o["spec"]["egress"]
+            for o in objects
+            if o["kind"].endswith("NetworkPolicy") and o["metadata"]["labels"]["app.kubernetes.io/component"] == name
+        ]
+    )
+    return set(re.findall(r'"(?:kubernetes.io/metadata.name|k8s:io.kubernetes.pod.namespace)": "([^"]+)"', text))
+
+
+@pytest.mark.parametrize("policies", ["kubernetes", "cilium"])
+def test_a_process_may_reach_what_its_settings_name(policies: str) -> None:
+    """The endpoint of traces and the issuer's keys would time out behind our own policies."""
+    traced = {"settings": {"telemetry": {"endpoint": "http://collector.opentelemetry:4318/v1/traces"}}}
+    network = {"network": {"policies": policies}}
+    always = {"kube-system", "nats-system", "gitea", "harbor"}
+    objects = render(merged(merged(API, traced), network))
+    assert {name: reached(objects, name) - always for name in ("supply", "pivot", "proof", "control", "api")} == {
+        "supply": set(), "pivot": set(), "proof": set(), "control": {"opentelemetry"}, "api": {"keycloak"},
+    }  # fmt: skip
+    assert reached(render(merged(API, network)), "control") == always
+    elsewhere = {"network": {"policies": policies, "identityNamespace": ""}}
+    assert reached(render(merged(API, elsewhere)), "api") == always
 
 
 def test_whoever_stops_has_longer_than_the_longest_thing_that_must_not_be_cut() -> None:
