@@ -30,7 +30,7 @@ def nats(image: str) -> Iterator[tuple[DockerContainer, str]]:
     port = free_port()
     container = DockerContainer(image).with_command("/nats-server --jetstream --store_dir /data")
     container.ports[4222] = ("127.0.0.1", port)
-    with container.waiting_for(LogMessageWaitStrategy(NATS_READY).with_startup_timeout(30)):
+    with container.waiting_for(LogMessageWaitStrategy(NATS_READY).with_startup_timeout(120)):
         yield container, f"nats://127.0.0.1:{port}"
 
 
@@ -78,7 +78,7 @@ def registry(base: str, directory: Path) -> Iterator[str]:
         .with_tmpfs_mount("/data")
     )
     container.ports[5000] = ("127.0.0.1", port)
-    with container.waiting_for(LogMessageWaitStrategy("listening on").with_startup_timeout(30)):
+    with container.waiting_for(LogMessageWaitStrategy("listening on").with_startup_timeout(120)):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sandbox.broker import free_port
 from sandbox.clock import Clock
 from sandbox.harbor import Harbor
 from sandbox.registry import Registry
@@ -47,9 +47,7 @@ async def docker_registry(directory: Path) -> AsyncIterator[str]:
     """Debian's docker-registry on a loopback port; yields its URL."""
     if shutil.which("docker-registry") is None:
         pytest.skip("docker-registry is not installed: the sandbox is NOT held to the real one in this run")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = directory / "config.yml"
     config.write_text(CONFIG.format(root=directory / "data", port=port))
     quiet = asyncio.subprocess.DEVNULL

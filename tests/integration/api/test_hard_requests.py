@@ -58,7 +58,7 @@ async def talked(url: str, *parts: bytes, close_early: bool = False) -> bytes:
             await writer.drain()
         if close_early:
             return b""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await reader.read(1 << 16)
     finally:
         writer.close()

@@ -145,7 +145,7 @@ class Shipped:
         args = [arg.replace("/etc/nats", place) for arg in self.container["args"]]
         with (self.place / "nats.log").open("ab") as log:
             self.process = subprocess.Popen([executable(), *args], stdout=log, stderr=log, env=env)
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             while not await anyio.to_thread.run_sync(self.well):
                 assert self.process.poll() is None, (self.place / "nats.log").read_text()
                 await anyio.sleep(0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sandbox.broker import free_port
 from sandbox.serving import serving
 from workers.adapters.cluster import (
     CONFIG_MAP,
@@ -123,9 +123,7 @@ async def test_a_server_that_is_away_becomes_wait(tmp_path: Path, unused_tcp_por
 
 @pytest.fixture
 def unused_tcp_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 async def test_a_missing_grant_is_named(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ async def test_drift_watches_the_kinds_that_only_some_have(house: House) -> None
         assert len(kinds) >= 4
         tasks = [asyncio.create_task(watch._follow(kind)) for kind in kinds]
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 while (
                     not {f"cutover-control: watch {k.resource}" for k in kinds if k.resource in _some()} <= house.used()
                 ):

@@ -81,7 +81,7 @@ async def test_work_that_was_forced_before_a_gap_is_forced_again(monkeypatch: py
     task = asyncio.create_task(step8._forcing(ORDER, cast(World, None), ["n"], holding, datetime.now(UTC)))
 
     async def until(so: Any) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not so():
                 await asyncio.sleep(0.01)
 
