@@ -61,7 +61,7 @@ async def docker_registry(directory: Path) -> AsyncIterator[str]:
 
 
 async def _listening(port: int) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
