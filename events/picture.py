@@ -100,7 +100,7 @@ def _hold(run: Run) -> str:
     progress = run.step(run.current).progress
     if progress is None or progress.hold_seconds_remaining is None or run.phase != "running":
         return ""
-    return str(int(progress.hold_seconds_remaining))
+    return str(int(min(max(progress.hold_seconds_remaining, 0), 1e9)))
 
 
 def _step_rows(slug: str, step: StepState) -> dict[str, str]:
@@ -124,4 +124,8 @@ def _flag(value: bool) -> str:
 
 
 def _time(at: datetime | None) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else ""
+    """RFC 3339 in UTC; empty for none, and for what stands at the edge of the calendar."""
+    try:
+        return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else ""
+    except OverflowError:
+        return ""

@@ -5,10 +5,9 @@ Inputs (what someone asks for) are lenient about fields they do not know; facts 
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from schemas.base import Arrives, Travels
 from schemas.progress import Progress
@@ -73,10 +72,10 @@ class AutoFireArmed(Travels):
     login: int
     """Stream sequence of the login."""
     operator: str
-    login_at: datetime
+    login_at: AwareDatetime
     """When the broker stored the login; never what the login says of itself."""
     grace_seconds: float
-    fires_at: datetime
+    fires_at: AwareDatetime
 
 
 class AutoFireDisarmed(Travels):
