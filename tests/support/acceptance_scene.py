@@ -94,7 +94,7 @@ class Scene:
         """The fold of the log as it stands."""
         return await Journal(self.stream).refresh()
 
-    async def until(self, wanted: Callable[[State], bool], seconds: float = 90.0) -> State:
+    async def until(self, wanted: Callable[[State], bool], seconds: float = 200.0) -> State:
         """The first state for which `wanted` is true, by following the log."""
         from events.fold import evolve
 
