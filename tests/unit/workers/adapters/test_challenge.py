@@ -6,7 +6,7 @@ import re
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -27,6 +27,7 @@ def written(scheme: str, parameters: dict[str, str], between: str) -> str:
     return f"{scheme} {between.join(f'{name}={quoted(text)}' for name, text in parameters.items())}"
 
 
+@settings(max_examples=60)
 @given(ROWS, st.sampled_from([",", ", ", " , ", ",\t"]), st.booleans())
 def test_what_is_written_is_read_in_one_header_or_in_several(
     rows: list[tuple[str, dict[str, str]]], between: str, together: bool
