@@ -82,12 +82,16 @@ class Judge:
             host = _host(said, package=kind in _PACKAGES)
             if (severity := self.weight(said, host)) is not None:
                 yield _found(tether, severity, obj, f"spec.{field}", host)
+        if proxy := str(((obj.get("spec") or {}).get("proxySecretRef") or {}).get("name") or ""):
+            told = f"the proxy that Secret {proxy} names"
+            yield _found(kinds.PROXY, Severity.EXTERNAL, obj, "spec.proxySecretRef", told)
 
     def weight(self, said: str, host: str) -> Severity | None:
         """What it means that somebody fetches from this address; None for no host, or one of the Sovereign's own."""
         if not host or self._local(host):
             return None
-        known = self.names.in_text(said) or self.names.foreign_registry(host) or host == self._git
+        host = host.lower().removesuffix(":443")  # as DNS compares names, and as people leave the port out
+        known = self.names.in_text(said.lower()) or self.names.foreign_registry(host) or host == self._git
         return Severity.TETHER if known else self._third(host)
 
     def _third(self, host: str) -> Severity:
