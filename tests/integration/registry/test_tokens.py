@@ -74,9 +74,7 @@ async def test_the_registrys_own_token_service_is_told_the_login_and_keeps_its_q
 async def test_a_token_service_of_somebody_else_is_not_told_the_login() -> None:
     service = Service(realm="http://localhost:PORT/token")
     async with wired(service, LOGIN) as wire:
-        with pytest.raises(
-            Denied, match=r"ghcr\.io asks for its login at http://localhost:\d+, .* not sent"
-        ):
+        with pytest.raises(Denied, match=r"ghcr\.io asks for its login at http://localhost:\d+, .* not sent"):
             await ask(wire)
     assert service.shown == [("GET", "")]
     async with wired(Service(realm="http://localhost:PORT/token"), None) as wire:
