@@ -6,20 +6,26 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import pytest_asyncio
+from nats.js.api import AckPolicy, ConsumerConfig
+from pool_bench import Bench
+from pool_bench import opened as bench_opened
 
+from events.envelope import Draft
 from events.jetstream import Broker as Login
 from events.jetstream import JetStreamLog, step_durable
 from events.log import LogUnavailable, NotPermitted
-from events.subjects import ALL, JOURNAL
+from events.subjects import ALL, CANCEL, JOURNAL, REJECTED
 from sandbox import blueprint
 from sandbox.broker import Broker
 from sandbox.charter import BOX, inbox, variable
+from schemas.events import Trigger
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAM = "CATALYST_CUTOVER"
@@ -106,13 +112,16 @@ async def test_nobody_changes_the_consumer_of_a_step(server: Server) -> None:
     for who in CLASSES:
         for number in (2, 8):
             name = step_durable(number)
-            assert await server.refused(who, create, consumer(name, JOURNAL)), who
-            assert await server.refused(who, f"{create}.{name}.{JOURNAL}", consumer(name, JOURNAL)), who
+            theirs = consumer(name, JOURNAL, ack_policy="explicit")  # only what may be changed is changed
+            assert await server.refused(who, create, theirs), who
+            assert await server.refused(who, f"{create}.{name}.{JOURNAL}", theirs), who
             # By another's name on the outside: the broker goes by the subject, so the one inside counts for nothing.
             await server.refused(who, f"{create}.mine.{JOURNAL}", consumer(name, JOURNAL))
             if who != "control":
                 made = f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}"
-                assert await server.refused(who, made, consumer(None, JOURNAL, durable_name=name)), who
+                assert await server.refused(
+                    who, made, consumer(None, JOURNAL, durable_name=name, ack_policy="explicit")
+                ), who
             assert await server.refused(who, f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", {}), who
     assert {number: await server.durable(number) for number in range(1, 9)} == before
 
@@ -165,3 +174,28 @@ async def test_whoever_may_append_may_lie(server: Server) -> None:
     for who in ("api", "operator", "node-agent"):
         with pytest.raises((NotPermitted, LogUnavailable)):
             await server.logs[who].publish_raw(JOURNAL, b'{"type":"completed"}', id=f"lie-of-{who}")
+
+
+async def test_a_worker_refuses_what_comes_on_another_subject_than_its_steps(tmp_path: Path) -> None:
+    """Should somebody change the consumer all the same, as who administers the broker may."""
+    async with bench_opened(tmp_path) as bench:
+        await bench.worker()
+        await bench.send(CANCEL, b"no event")
+        await rejected(bench, b"Undecodable")  # it is at work, and has found everything as it must be
+        changed = ConsumerConfig(
+            durable_name=step_durable(8), ack_policy=AckPolicy.EXPLICIT, ack_wait=bench.settings.ack_wait,
+            max_ack_pending=1, max_deliver=-1, filter_subject=CANCEL,
+        )  # fmt: skip
+        await bench.stream.js.add_consumer(STREAM, changed)
+        data = Trigger(step="egress-block-test")
+        draft = Draft(id="x", source="//test", data=data, subject="egress-block-test", time=datetime.now(UTC))
+        await bench.send(CANCEL, draft.encode())
+        await rejected(bench, b"WrongSubject")
+        assert bench.done == []
+
+
+async def rejected(bench: Bench, why: bytes) -> None:
+    """Until a message was refused for this."""
+    with anyio.fail_after(60):
+        while not any(why in entry.raw for entry in await bench.entries(REJECTED)):
+            await anyio.sleep(0.1)
