@@ -1,8 +1,8 @@
-"""For all tests: no property is judged by how fast this machine is today."""
+"""For every test: no verdict depends on how fast the machine is. Hypothesis would give each example 200 ms."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
