@@ -201,6 +201,7 @@ class Subjects:
     async def running(self) -> None:
         """One run, whose every next need is lost in turn."""
         await self.idle()
+        await self.ground.seal()
         asked = False
         for name, needs in ORDER.items():
             for each in needs:
@@ -217,13 +218,15 @@ class Subjects:
                 self.add(name, subject, f"{name}, at its step" + (", too late" if complete else ""), said)
             await self.restore()
             await self.anew(name)
-        with anyio.fail_after(200):
+        with anyio.move_on_after(200):
             while (await self.journal.refresh()).active:
                 await anyio.sleep(0.5)
 
     async def fuse(self) -> None:
         """Auto-fire's: a login at the front door before the first run."""
         login = f"{ROOT}.login"
+        if ("api", login) in self.met:
+            return
         await self.lose("api", login)
         self.add("api", login, "the answer at the front door", await self._asked("POST", "login"))
         await self.restore()
