@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from sandbox.githost import Fault, Wrong
+from sandbox.githost import Fault, Wrong, passwords
 from sandbox.serving import serving
 from tests.integration.git.conftest import commit, git
 from workers.adapters.git import Git, Remote
@@ -104,11 +104,22 @@ def mad_settings(cache: Path) -> None:
 
 async def test_whatever_a_killed_attempt_left_in_the_cache_the_next_one_mends(before: Any) -> None:
     await before.git.mirror(before.upstream, before.local)
-    for number, damage in enumerate((locked, empty_ref, cut_pack, no_objects, mad_settings)):
+    for number, damage in enumerate((empty_ref, cut_pack, no_objects, mad_settings)):
         damage(before.workspace / "mirror.git")
         new = before.upstream_commits("main", "x", str(number))
         await before.git.mirror(before.upstream, before.local)
         assert before.heads()["refs/heads/main"] == new, damage.__name__
+
+
+async def test_what_a_killed_git_locked_is_opened_and_nothing_is_fetched_anew_for_it(before: Any) -> None:
+    await before.git.mirror(before.upstream, before.local)
+    cache = before.workspace / "mirror.git"
+    locked(cache)
+    packs = set(cache.glob("objects/pack/*.pack"))
+    new = before.upstream_commits("main", "x", "1")
+    await before.git.mirror(before.upstream, before.local)
+    assert before.heads()["refs/heads/main"] == new
+    assert packs < set(cache.glob("objects/pack/*.pack"))
 
 
 async def test_a_checkout_that_a_killed_process_left_is_swept_away(before: Any) -> None:
@@ -147,8 +158,10 @@ async def test_nothing_of_the_machine_or_of_a_surrounding_git_leaks_in(
         files = [file for file in worktree.path.rglob("*.yaml") if file.is_file()]
         assert files
         assert not any(b"\r\n" in file.read_bytes() for file in files)
-    assert {exchange.user for exchange in before.host.seen} == {None}
     assert list(elsewhere.iterdir()) == []
+    before.host._check, before.host.sign_in_to_read = passwords({"somebody": "leaked"}), True
+    with pytest.raises(Stuck, match="UpstreamDenied"):
+        await before.git.ls_remote(before.upstream)
 
 
 @pytest.mark.parametrize("password", [None, "secret-of-upstream"])

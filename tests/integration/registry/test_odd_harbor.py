@@ -19,6 +19,8 @@ async def test_a_robot_is_found_again_whatever_prefix_harbor_gives(stage: Stage,
     await stage.projects()
     first = robot_login(stage)
     assert first[0] == f"{prefix}{NAME}"
+    if prefix != "bot-":  # that one could be a part of another's name: it is known by its description
+        next(iter(stage.site.harbor._core.state.robots.values())).description = "changed by somebody"
     again = await stage.projects()
     assert again.changes == 0
     assert (await may_pull(stage, robot_login(stage)), await may_pull(stage, first)) == (200, 401)
