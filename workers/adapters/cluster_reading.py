@@ -26,7 +26,7 @@ from workers.adapters.cluster_kinds import Changes, Kind, Object, Objects, Seen,
 from workers.adapters.cluster_wire import CONNECT, TRIES, Wire
 from workers.errors import Wait
 
-PAGE = 500
+PAGE = 500  # objects
 WATCH_SECONDS = 60
 """A watch is opened anew this often, so that a connection that died silently is noticed soon."""
 

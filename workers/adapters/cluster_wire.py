@@ -22,7 +22,7 @@ from workers.adapters.cluster_kinds import Kind, Object
 from workers.adapters.kubernetes_client import ApiClient, Configuration, config
 from workers.errors import Stuck, Wait
 
-TRIES = 5
+TRIES = 5  # of one request, or of a watch that delivers nothing
 CONNECT, READ = 5.0, 30.0  # seconds
 
 

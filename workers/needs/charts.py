@@ -21,10 +21,10 @@ from workers.needs.spellings import lines, spelled
 
 PACKED = 20 * 2**20
 """Bytes of an archive; Helm's own limit for what is in it is 100 MiB (helm.sh/helm/v4, loader/archive)."""
-UNPACKED = 60 * 2**20
-FILE = 2 * 2**20
-FILES = 5000
-DEPTH = 3
+UNPACKED = 60 * 2**20  # bytes of one chart, all its files together
+FILE = 2 * 2**20  # bytes of one file; of a larger one it is told that nobody looked
+FILES = 5000  # in one chart
+DEPTH = 3  # subcharts inside subcharts
 _WANTED = re.compile(r"(?:Chart\.yaml|requirements\.yaml|values\.yaml|templates/.+\.(?:ya?ml|tpl))")
 _CALL = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}")
 _WORD = re.compile(r'"[^"]*"|\$?\.[\w.-]+|\w+')
@@ -40,6 +40,8 @@ class Chart:
 
     files: dict[str, str] = field(default_factory=dict)
     below: dict[str, Chart] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    """Files that are too large to look into, by path."""
 
     def document(self, name: str) -> dict[str, Any]:
         """The first document of a file; {} when there is none. Raises NotYaml."""
@@ -58,9 +60,13 @@ def unpacked(archive: bytes, depth: int = 0) -> Chart:
                 size, count = size + member.size, count + 1
                 if size > UNPACKED or count > FILES:
                     raise NotAChart(f"more than {UNPACKED} bytes or {FILES} files in it")
-                file = tar.extractfile(member) if member.isfile() and member.size <= FILE else None
-                if file is not None:
-                    put(chart, member.name.partition("/")[2], file.read(), depth)
+                path = member.name.partition("/")[2]
+                if not member.isfile():
+                    continue
+                if member.size > FILE:
+                    chart.unread += [path] if _wanted(path) else []
+                elif (file := tar.extractfile(member)) is not None:
+                    put(chart, path, file.read(), depth)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         if isinstance(error, NotAChart):
             raise
@@ -68,6 +74,13 @@ def unpacked(archive: bytes, depth: int = 0) -> Chart:
     if "Chart.yaml" not in chart.files:
         raise NotAChart("there is no Chart.yaml in it")
     return chart
+
+
+def _wanted(path: str) -> bool:
+    """Would it be looked into, here or in a subchart that lies unpacked?"""
+    while path.startswith("charts/") and path.count("/") > 1:
+        path = path.split("/", 2)[2]
+    return _WANTED.fullmatch(path) is not None or (path.startswith("charts/") and path.endswith(".tgz"))
 
 
 def put(chart: Chart, path: str, content: bytes, depth: int = 0) -> None:
@@ -110,8 +123,12 @@ def _look(chart: Chart, values: Object, at: str, found: dict[str, str], unseen: 
         found.setdefault(image, f"default value {at}{path}")
     if not said.whole:
         yield f"{at}values.yaml is too large, the rest of it was not looked at"
-    for image in _annotated(meta):
-        found.setdefault(image, f"{at}Chart.yaml")
+    yield from (f"{at}{path} is larger than {FILE} bytes and was not looked at" for path in chart.unread)
+    for listed in _annotated(meta):
+        if isinstance(listed, NotYaml):
+            yield f"{at}Chart.yaml: a list of images in it was not read: {listed}"
+        else:
+            found.setdefault(listed, f"{at}Chart.yaml")
     scope = {"Values": own, "Chart": {"AppVersion": version, "Version": str(meta.get("version") or "")}}
     for path in sorted(p for p in chart.files if p.startswith("templates/")):
         for number, line in lines(chart.files[path]):
@@ -152,15 +169,16 @@ def _switched_off(dependency: Object, own: Object) -> str | None:
     return None
 
 
-def _annotated(meta: Object) -> Iterator[str]:
-    """Image lists that packagers write down: `artifacthub.io/images`, and Bitnami's `images`."""
+def _annotated(meta: Object) -> Iterator[str | NotYaml]:
+    """Image lists that packagers write down: `artifacthub.io/images`, and Bitnami's `images`; what is no list, told."""
     annotations = meta.get("annotations")
     if not isinstance(annotations, Mapping):
         return
     for key in ("artifacthub.io/images", "images"):
         try:
             documents = parsed(str(annotations.get(key) or ""))
-        except NotYaml:
+        except NotYaml as error:
+            yield error
             continue
         for entry in documents[0] if documents and isinstance(documents[0], list) else ():
             if isinstance(entry, Mapping) and isinstance(entry.get("image"), str):

@@ -214,6 +214,17 @@ def test_what_is_no_chart_is_said_to_be_none(archive: bytes) -> None:
         unpacked(archive)
 
 
+def test_what_of_a_chart_nobody_looked_at_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts_, "FILE", 300)
+    big = "#" * 400
+    parts = ("templates/a.yaml", "charts/r/templates/b.yaml", "charts/s-1.tgz", "crds/c.yaml", "charts/r/crds/d.yaml")
+    meta = "name: x\nannotations:\n  images: '- image: [oops'\n"
+    needs = needs_of_chart(unpacked(packed({"Chart.yaml": meta, **dict.fromkeys(parts, big)})), "chart x", {})
+    unread = [n for n in needs.notices if "300 bytes" in n]
+    assert [n.split()[2] for n in unread] == list(parts[:3])
+    assert any(n.startswith("chart x: Chart.yaml: a list of images in it was not read: ") for n in needs.notices)
+
+
 def test_an_archive_that_unpacks_without_end_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charts_, "UNPACKED", 10_000)
     with pytest.raises(NotAChart, match="more than 10000 bytes"):

@@ -11,7 +11,7 @@ from workers.adapters.oci.trouble import Denied, Missing
 
 COSIGN = ("sig", "att", "sbom")
 """Suffixes of cosign's tags beside an image: `sha256-<hex>.sig` (sigstore/cosign, specs/SIGNATURE_SPEC.md)."""
-AT_ONCE = 4
+AT_ONCE = 4  # manifests of one artifact
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from time import monotonic
 
 import anyio
 
-AT_ONCE = 16
+AT_ONCE = 16  # requests to one registry, until it says that these are too many
 
 
 class Pace:

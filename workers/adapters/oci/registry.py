@@ -26,7 +26,7 @@ from workers.adapters.oci.wire import Wire
 
 LARGEST = 16 * 2**20
 """Bytes of a manifest; registries take 4 MiB (distribution spec, "Pushing Manifests")."""
-PAGES = 100
+PAGES = 100  # of one list of referrers
 FAREWELL = 2.0  # seconds to take a half upload back, when the copy is being cancelled too
 
 
