@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -216,6 +217,42 @@ def _binding(obj: Object, old: Object | None) -> Iterator[Fault]:
         yield wrong("roleRef", obj.get("roleRef"), "cannot change roleRef")
 
 
+def _role(obj: Object, old: Object | None) -> Iterator[Fault]:
+    for at, rule in enumerate(obj.get("rules") or ()):
+        if not rule.get("verbs"):
+            yield missing(f"rules[{at}].verbs", "verbs must contain at least one value")
+
+
+def _network_policy(obj: Object, old: Object | None) -> Iterator[Fault]:
+    spec = obj.get("spec") or {}
+    for direction, side in (("egress", "to"), ("ingress", "from")):
+        for n, rule in enumerate(spec.get(direction) or ()):
+            for m, peer in enumerate(rule.get(side) or ()):
+                here = f"spec.{direction}[{n}].{side}[{m}]"
+                if not peer:
+                    yield missing(here, "must specify a peer")
+                elif (block := peer.get("ipBlock")) is not None:
+                    yield from _block_faults(block, f"{here}.ipBlock")
+
+
+def _block_faults(block: Object, path: str) -> Iterator[Fault]:
+    cidr = block.get("cidr") or ""
+    if not cidr:
+        yield missing(f"{path}.cidr")
+        return
+    try:
+        network = ipaddress.ip_network(cidr if "/" in cidr else "", strict=False)
+    except ValueError:
+        yield wrong(f"{path}.cidr", cidr, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
+        return
+    if ipaddress.ip_interface(cidr).ip != network.network_address:
+        yield wrong(f"{path}.cidr", cidr, "must not have bits set beyond the prefix length")
+    for at, one in enumerate(block.get("except") or ()):
+        inner = ipaddress.ip_network(one, strict=False)
+        if inner.version != network.version or inner == network or not inner.subnet_of(network):  # type: ignore[arg-type]
+            yield wrong(f"{path}.except[{at}]", one, "must be a strict subset of `cidr`")
+
+
 def _service(obj: Object, old: Object | None) -> Iterator[Fault]:
     spec = obj.get("spec") or {}
     if spec.get("type") != "ExternalName" and spec.get("clusterIP") != "None" and not spec.get("ports"):
@@ -227,6 +264,9 @@ _RULES: dict[tuple[str, str], Callable[[Object, Object | None], Iterator[Fault]]
     ("", "Pod"): _pod,
     ("", "Secret"): _secret,
     ("", "Service"): _service,
+    ("networking.k8s.io", "NetworkPolicy"): _network_policy,
+    ("rbac.authorization.k8s.io", "Role"): _role,
+    ("rbac.authorization.k8s.io", "ClusterRole"): _role,
     ("apps", "Deployment"): _workload,
     ("apps", "DaemonSet"): _workload,
     ("apps", "StatefulSet"): _workload,

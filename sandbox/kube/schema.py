@@ -5,6 +5,7 @@ The order and the words are those of apiextensions-apiserver: prune, default, th
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from functools import cache, cached_property
 from typing import Any
@@ -19,6 +20,15 @@ Fault = tuple[str, str, str]  # field, message, reason of the cause
 
 _PRESERVE = "x-kubernetes-preserve-unknown-fields"
 _EMBEDDED = "x-kubernetes-embedded-resource"
+
+
+_FORMATS = jsonschema.FormatChecker(formats=())
+
+
+@_FORMATS.checks("cidr", raises=ValueError)
+def _is_cidr(value: object) -> bool:
+    """As Go's net.ParseCIDR: an address and a length, host bits are let pass."""
+    return not isinstance(value, str) or ("/" in value and bool(ipaddress.ip_interface(value)))
 
 
 class Schema:
@@ -46,7 +56,7 @@ class Schema:
 
     @cached_property
     def _validator(self) -> jsonschema.Draft202012Validator:
-        return jsonschema.Draft202012Validator(_plain(self._document))
+        return jsonschema.Draft202012Validator(_plain(self._document), format_checker=_FORMATS)
 
     def faults(self, obj: Object) -> list[Fault]:
         """What is wrong with it."""
@@ -127,7 +137,7 @@ def _plain(schema: Any, *, branch: bool = False) -> Any:
         elif key in ("allOf", "anyOf", "oneOf"):
             out[key] = [_plain(below, branch=True) for below in value]
         elif key in ("type", "required", "enum", "minimum", "maximum", "minLength", "maxLength", "minItems",
-                     "maxItems", "minProperties", "maxProperties", "uniqueItems", "multipleOf"):  # fmt: skip
+                     "maxItems", "minProperties", "maxProperties", "uniqueItems", "multipleOf", "format"):  # fmt: skip
             out[key] = value
         elif key == "pattern":
             out[key] = _python_pattern(value)
@@ -180,6 +190,9 @@ def _told(error: jsonschema.ValidationError) -> list[Fault]:
                 type(value), "number" if isinstance(value, float) else "null"
             )
             said = f'Invalid value: "{kind}": {path} in body must be of type {wanted}: "{kind}"'
+            return [(path, said, "FieldValueTypeInvalid")]
+        case "format":
+            said = f"Invalid value: {shown}: {path} in body must be of type {wanted}: {shown}"
             return [(path, said, "FieldValueTypeInvalid")]
         case "maxLength" | "maxItems" | "maxProperties":
             return [(path, f"Too long: may not be more than {wanted} bytes", "FieldValueTooLong")]

@@ -181,6 +181,26 @@ async def test_pods_are_selected_by_where_they_are_and_how_far(home: Home) -> No
         await home.kube.ask("DELETE", home.path("pods", name), {"gracePeriodSeconds": 0})
 
 
+async def test_addresses_of_a_policy_are_networks(home: Home) -> None:
+    def policy(**block: Any) -> Object:
+        return {"metadata": {"name": "p"}, "spec": {"podSelector": {}, "egress": [{"to": [{"ipBlock": block}]}]}}
+
+    place = "spec.egress[0].to[0].ipBlock"
+    for block, field, said in (
+        ({"cidr": "10.0.0.0"}, "cidr", "must be a valid CIDR value"),
+        ({"cidr": "10.0.0.1/8"}, "cidr", "must not have bits set beyond the prefix length"),
+        ({"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}, "except[0]", "must be a strict subset of `cidr`"),
+    ):
+        answer = await home.kube.ask("POST", home.path("networkpolicies", "", "networking.k8s.io"), policy(**block))
+        assert said in causes(answer)[f"{place}.{field}"]
+
+
+async def test_a_role_without_verbs_is_refused(home: Home) -> None:
+    body = {"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"]}]}
+    answer = await home.kube.ask("POST", home.path("roles", "", "rbac.authorization.k8s.io"), body)
+    assert causes(answer) == {"rules[0].verbs": "Required value: verbs must contain at least one value"}
+
+
 async def test_a_pod_that_no_kubelet_could_run_is_refused(home: Home) -> None:
     for more, field in (
         ({"name": "C_x", "image": "x"}, "name"),
