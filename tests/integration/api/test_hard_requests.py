@@ -167,6 +167,20 @@ async def test_what_cannot_be_read_of_the_cluster_is_said_and_is_no_defect(house
     assert (after.status_code, after.json()["error"]) == (503, "kubeconfig-unusable")
 
 
+async def test_a_full_log_is_told_as_such_and_a_request_goes_through_when_there_is_room(house: Door) -> None:
+    stream = house.bench.stream.js
+    config = (await stream.stream_info("CATALYST_CUTOVER")).config
+    room, config.max_bytes = config.max_bytes, 128
+    await stream.update_stream(config)
+    full = await house.post("/start")
+    assert (full.status_code, full.json()["error"]) == (503, "log-full")
+    assert (await house.get("/status")).status_code == 200
+    config.max_bytes = room
+    await stream.update_stream(config)
+    await house.bench.worker()
+    assert (await house.post("/start")).status_code == 202
+
+
 # --- what a proxy or a browser makes of it ------------------------------------------------------------------------
 
 
