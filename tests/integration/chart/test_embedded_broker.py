@@ -25,8 +25,9 @@ import nkeys
 import pytest
 from chart_matrix import API, EMBEDDED
 
+from events import flow
 from events.envelope import Undecodable, data_of, read
-from events.jetstream import Broker, JetStreamLog
+from events.jetstream import Broker, JetStreamLog, step_durable
 from events.log import LogUnavailable, NotPermitted
 from events.subjects import ALL, JOURNAL
 from sandbox.blueprint import merged, render
@@ -257,7 +258,8 @@ async def test_every_class_logs_in_with_what_it_is_told_and_the_log_outlives_the
         await control.ensure()
         for name in ("supply", "pivot", "proof"):
             async with JetStreamLog.open(shipped.settings(name).nats) as stream:
-                await stream.await_ensured(lambda _: None)
+                own = [step_durable(flow.BY_SLUG[slug].number) for slug in CLASSES[name].steps]
+                await stream.await_ensured(lambda _: None, own)
         async with JetStreamLog.open(shipped.settings("node-agent").nats) as agent:
             digest = "sha256:" + "0" * 64
             report = NodeReport(node="node-1", digest=digest, result="v2", message="", at=datetime.now(UTC))
