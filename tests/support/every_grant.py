@@ -267,8 +267,7 @@ class Sweep:
         nodes = self.ground.settings.sovereign.nodes.namespace
 
         async def act() -> str:
-            self.ground.box.kubelets.silence("worker-1")
-            self.ground.box.kubelets.wake("worker-1")
+            await self.ground.agent_anew()
             return ""
 
         async def heard() -> str:

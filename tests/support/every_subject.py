@@ -25,7 +25,7 @@ from events.jetstream import Broker as Login
 from events.jetstream import JetStreamLog
 from events.journal import Journal
 from events.log import LogUnavailable, NotPermitted
-from events.subjects import CANCEL, REQUESTED, ROOT, trigger
+from events.subjects import CANCEL, JOURNAL, REQUESTED, ROOT, trigger
 from sandbox.broker import Broker
 from sandbox.charter import inbox, key, variable
 from schemas.events import CancelRequested, Requested, Trigger
@@ -302,8 +302,8 @@ class Subjects:
             "requested": lambda log: log.publish_raw(REQUESTED, b"no event", id=str(uuid4())),
             "cancel": lambda log: log.publish_raw(CANCEL, b"no event", id=str(uuid4())),
             "step.*": lambda log: log.publish_raw(trigger_of_three(), b"no event", id=str(uuid4())),
-            "STREAM.MSG.GET": asking.state,
-            "CONSUMER.CREATE.*.catalyst.cutover.node.*": reports,
+            f"API.STREAM.INFO.{STREAM}": watched,
+            "API.CONSUMER.CREATE.*.catalyst.cutover.node.*": reports,
         }
         for subject in self.left("operator"):
             await self.lose("operator", subject)
@@ -322,8 +322,7 @@ class Subjects:
         nodes = self.ground.settings.sovereign.nodes.namespace
         for subject in self.left("node-agent"):
             await self.lose("node-agent", subject)
-            self.ground.box.kubelets.silence("worker-1")
-            self.ground.box.kubelets.wake("worker-1")
+            await self.ground.agent_anew()
             said = ""
             with anyio.move_on_after(PATIENCE):
                 while not refused(said, subject):
@@ -342,6 +341,12 @@ def trigger_of_three() -> str:
 
 def _event(data: BaseModel) -> bytes:
     return Draft(id=str(uuid4()), source="//test", data=data, subject="cutover", time=datetime.now(UTC)).encode()
+
+
+async def watched(log: JetStreamLog) -> None:
+    """As `cutover watch` reads: live, so that it must know whether it is still the same log."""
+    async for _ in log.read(JOURNAL, live=True):
+        return
 
 
 async def everything(log: JetStreamLog) -> None:

@@ -170,6 +170,12 @@ class Ground:
         self.places[name].append(len(self.crew.members))
         await self.crew.hire("--class", name)
 
+    async def agent_anew(self, node: str = "worker-1") -> None:
+        """The agent of one node, started once more."""
+        self.box.kubelets.silence(node)
+        await anyio.sleep(0.5)  # it must have ended before it may begin
+        self.box.kubelets.wake(node)
+
     def said(self, name: str) -> str:
         """What the workers of a class have logged."""
         return "".join(self.crew.logs[place].read_text(errors="replace") for place in self.places[name])
