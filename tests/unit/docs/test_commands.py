@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ BOOK, NFT = "tests/integration/chart/test_by_the_book.py", "tests/integration/no
 TYPED = {
     "make rehearsal": README,
     "make test": ".ci/run",
+    "make help": "tests/unit/docs/test_commands.py",
     "make check": ".ci/run",
     "make schemas": "Makefile",  # `make check` runs it with --check
     "cutover rehearse": README,
@@ -80,6 +82,13 @@ def test_a_command_that_nobody_types_is_found() -> None:
     found = commands(text)
     assert found == {"helm delete it", "cutover fly", "rm -rf /", "nats purge"}
     assert [c for c in found if c.startswith(tuple(TYPED))] == []
+
+
+def test_make_help_lists_targets_that_are_there() -> None:
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    listed = set(re.findall(r"^make ([a-z-]+)", said, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert {"install", "rehearsal", "test"} <= listed <= targets
 
 
 def test_languages_of_blocks_are_those_that_tests_read() -> None:
