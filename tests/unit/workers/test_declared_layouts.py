@@ -144,8 +144,9 @@ def test_an_item_is_found_by_its_name_though_the_manifest_has_it_elsewhere_than_
             ]
         },
     }
-    manifest = "spec:\n  containers:\n    - name: api\n      env:\n        - name: URL\n          value: old # ours\n"
-    assert edited(manifest, [((0, ()), VALUE)]) == manifest.replace("old", "new")
+    manifest = "spec:\n  containers:\n    - name: api\n      env:\n        - name: A\n          value: old\n"
+    manifest += "        - name: B\n          value: old\n        - name: URL\n          value: old # ours\n"
+    assert edited(manifest, [((0, ()), VALUE)]) == manifest.replace("old # ours", "new # ours")
     (_, api) = merge_patch(VALUE, live)["spec"]["containers"]
     assert api["env"] == [{"name": "PROXY", "value": "p"}, {"name": "URL", "value": "new"}]
 
