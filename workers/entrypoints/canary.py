@@ -61,13 +61,15 @@ async def _try(
         ways = [_direct(target, host, connect, known.get(host, ()))]
         ways += [_through(proxy, target, connect) for proxy in proxies if host in known]
     works = [asyncio.ensure_future(way) for way in ways]
-    # A way that is still tried when the time is over has had no answer.
-    done, late = await asyncio.wait(works, timeout=timeout)
-    for work in late:
-        work.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    found = [finding for work in done for finding in work.result()]
-    found += [finding for work in late if not work.cancelled() for finding in work.result()]
+    try:
+        # A way that is still tried when the time is over has had no answer.
+        _, late = await asyncio.wait(works, timeout=timeout)
+    finally:
+        # Nor does one go on when whoever asked is cancelled: `wait` leaves them to themselves.
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+    found = [finding for work in works if not work.cancelled() for finding in work.result()]
     return _best(host, found, f"no answer within {timeout:g} s" if late else "no address")
 
 

@@ -124,6 +124,18 @@ async def test_silence_is_not_reached_and_a_refusal_is_not_either(place: Place) 
     assert "no answer within" in silent.detail
 
 
+async def test_a_canary_that_is_ended_tries_nothing_any_more(place: Place) -> None:
+    place.network.set_verdict(lambda _who, _host: False)
+    connect = {"ghcr.io": await place.network.url(Identity("pod", "a", "b"), "ghcr.io")}
+    before = asyncio.all_tasks()
+    looking = asyncio.create_task(canary.look(["https://ghcr.io"], 60, connect))
+    while not any("_direct" in str(task.get_coro()) for task in asyncio.all_tasks() - before):
+        await asyncio.sleep(0.01)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert not [task for task in asyncio.all_tasks() - before if "_direct" in str(task.get_coro())]
+
+
 async def test_a_name_that_nobody_attached_has_no_route(place: Place) -> None:
     with pytest.raises(LookupError):
         await place.network.route(Identity("pod", "a", "b"), "example.test")
