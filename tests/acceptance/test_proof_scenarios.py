@@ -237,6 +237,10 @@ def unwatched_policy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(block.Block, "broken", nothing)
 
 
+def unrenewed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(block.Block, "renew", nothing_done)
+
+
 def others_unread(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(means.network_policy, "lets_out", lambda *_: [])
 
@@ -279,7 +283,7 @@ GUARDS: list[tuple[str, list[tuple[Break, str]]]] = [
     ("gitea-outage", [(only_flux_tells, "NotGreenUnderBlock"), (reds_unseen, "")]),
     ("harbor-outage", [(only_flux_tells, "NotGreenUnderBlock"), (reds_unseen, "")]),
     ("helm-upgrade-during-hold", [(impatient, "NotGreenUnderBlock")]),
-    ("policy-removed", [(unwatched_policy, "EgressNotBlocked"), (unchecked, "")]),
+    ("policy-removed", [(unwatched_policy, "EgressNotBlocked"), (unchecked, "BlockLost"), (unrenewed, "")]),
 ]  # fmt: skip
 
 
