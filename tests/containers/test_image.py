@@ -144,8 +144,6 @@ async def test_workers_in_the_image_bring_a_whole_cutover_to_its_end(
     engine: docker.DockerClient, image: str, tmp_path: Path
 ) -> None:
     async with Box.open(tmp_path / "box", hold=HOLD) as box, contained(engine, image, box) as container:
-        ended = await asyncio.to_thread(
-            lambda: cutover("--config", str(box.settings_file), "request", "--watch")
-        )
+        ended = await asyncio.to_thread(lambda: cutover("--config", str(box.settings_file), "request", "--watch"))
         assert ended.code == 0, ended.text + container.logs().decode()[-4000:]
         assert "cutoverComplete=true" in ended.text
