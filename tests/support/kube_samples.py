@@ -29,7 +29,6 @@ SAMPLES: dict[str, Object] = {
     "pods": {"spec": POD},
     "serviceaccounts": {},
     "deployments.apps": {"spec": WORKLOAD},
-    "replicasets.apps": {"spec": WORKLOAD},
     "statefulsets.apps": {"spec": {**WORKLOAD, "serviceName": "none"}},
     "daemonsets.apps": {"spec": {"selector": {"matchLabels": LABELS}, "template": TEMPLATE}},
     "jobs.batch": {"spec": JOB},
