@@ -146,7 +146,7 @@ def judged(seen: Inventory, sovereign: Sovereign, reports: Mapping[str, NodeRepo
     found = [*seen.unread, *broken]
     if NODE in seen.objects and not nodes:
         found.append(unread(kinds.MIRRORS, "Node", "all of them", "the API lists no Node"))
-    found += judge.nodes(nodes, plan, reports)
+    found += _of_nodes(seen, judge.nodes(nodes, plan, reports), known=not broken)
     for obj in seen.of(*SOURCES):
         found += judge.source(obj)
     config = {key_of(obj): obj for obj in seen.of(CONFIG_MAP)}
@@ -159,6 +159,14 @@ def judged(seen: Inventory, sovereign: Sovereign, reports: Mapping[str, NodeRepo
     found += _overlooked(seen, sovereign)
     found += judge.secrets(seen.of(SECRET), _referenced(seen, sovereign))
     return found
+
+
+def _of_nodes(seen: Inventory, found: Iterable[Finding], *, known: bool) -> Iterable[Finding]:
+    """What is known of nodes. A plan that could not be read is not `no plan was ever given`."""
+    if CONFIG_MAP not in seen.objects:
+        yield unread(kinds.MIRRORS, "ConfigMap", "the nodes' plan", "ConfigMaps could not be read")
+        known = False
+    yield from (each for each in found if known or each.tether != kinds.MIRRORS.number)
 
 
 def plan_of(config: Iterable[Object], sovereign: Sovereign) -> tuple[NodePlan | None, list[Finding]]:

@@ -244,6 +244,15 @@ def test_a_plan_that_is_no_plan_is_told() -> None:
     assert audited(seen).unreadable
 
 
+def test_a_plan_that_nobody_could_read_is_not_called_absent() -> None:
+    seen, spoilt = clean_cluster(), clean_cluster()
+    del seen.objects[CONFIG_MAP]
+    spoilt.objects[CONFIG_MAP][0]["data"]["plan.json"] = "{}"
+    for found in (audited(seen), audited(spoilt)):
+        assert {f.severity for f in found.findings if f.tether == 2} == {Severity.UNREADABLE}
+        assert found.left(2)
+
+
 def test_one_string_is_enough_to_be_not_clean_and_the_journal_keeps_it() -> None:
     seen = clean_cluster()
     seen.objects[GIT_REPOSITORY] = [obj("GitRepository", {"url": "https://github.com/openova-io/openova"})]
