@@ -45,6 +45,14 @@ def names(text: str, gone: Grant) -> bool:
     return f"{gone.verb} {gone.resource}" in text and f"grant {gone.account} the verb {gone.verb}" in text
 
 
+def waits(run: Run | None) -> str:
+    """What the proof waits for when something of the audit cannot be read: given it back, it goes on."""
+    if run is None or run.phase != "running":
+        return ""
+    mine = run.step(LAST)
+    return f"{mine.reason}: {mine.message}" if mine.result == "waiting" and mine.reason == "AuditUnreadable" else ""
+
+
 def sentence(text: str, words: str) -> str:
     """The line with these words, for a table."""
     line = next((each for each in text.splitlines() if words in each), text)
@@ -134,7 +142,7 @@ class Sweep:
                 # The front door reads the log by itself, and may be a moment behind us.
                 assert answer.status_code in (409, 503), f"{slug}: {answer.text}"
                 await anyio.sleep(0.2)
-        run = (await self.until(lambda now: now.seq > seq and not now.active)).run
+        run = (await self.until(lambda now: now.seq > seq and (not now.active or bool(waits(now.run))))).run
         assert run is not None
         return run
 
@@ -152,7 +160,9 @@ class Sweep:
             except TimeoutError:
                 self.add(gone, "nobody in 150 s", "")
                 continue
-            if run.phase == "failed":
+            if said := waits(run):
+                self.add(gone, "the proof, which waits until it can read", said)
+            elif run.phase == "failed":
                 self.add(gone, f"step {run.failed_step}", f"{run.reason}: {run.message}")
             elif self.missed(gone):
                 told = await self._journal(since)
@@ -289,7 +299,9 @@ class Sweep:
             self.ground.box.kube.api.denied.clear()
             async with self.ground.lacking(gone):
                 run = await self.order(LAST)
-            if run.phase == "failed":
+            if said := waits(run):
+                self.add(gone, "the proof, which waits until it can read", said)
+            elif run.phase == "failed":
                 self.add(gone, f"step {run.failed_step}", f"{run.reason}: {run.message}")
             elif self.missed(gone):
                 self.add(gone, "nobody, though it was missed", "", complete=True)
