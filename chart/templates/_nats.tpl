@@ -32,8 +32,8 @@ read. Acknowledgements carry the message's place behind the name.
   "pivot" (list "journal" "node.*")
   "proof" (list "journal" "node.*")
   "control" (list "journal" "node.*" "cancel" "login")
-  "api" (list "journal" "node.*" ">")
-  "operator" (list "journal" "node.*" ">") -}}
+  "api" (list ">")
+  "operator" (list ">") -}}
 users: [
 {{- range $class := splitList "," (printf "%s,operator" (include "cutover.classes" $)) }}
   {

@@ -19,6 +19,7 @@ from every_grant import Row, sentence
 from granted_scene import Ground
 from grants import matches, subjects, without_subject
 from pydantic import BaseModel
+from rare_grants import RARE_SUBJECTS
 
 from events.envelope import Draft
 from events.jetstream import Broker as Login
@@ -86,12 +87,12 @@ class Subjects:
 
     def add(self, user: str, subject: str, noticed: str, said: str) -> None:
         """One more row."""
-        found = refused(said, subject)
-        text = sentence(said, found) if found else said[-300:]
+        found, name = refused(said, subject), f"{user}: {subject}"
+        text = sentence(said, found) if found else RARE_SUBJECTS.get(name, said[-300:])
         self.met.add((user, subject))
-        self.rows.append(
-            Row(user, f"{user}: {subject}", noticed if found else f"UNCLEAR: {noticed}", text, bool(found))
-        )
+        rare = not found and name in RARE_SUBJECTS
+        noticed = "not asked for in this run" if rare else noticed if found else f"UNCLEAR: {noticed}"
+        self.rows.append(Row(user, name, noticed, text, bool(found) or rare))
         mark = "named" if found else "UNCLEAR"
         self.say(f"{time.monotonic() - self.began:6.0f} s  {len(self.rows):3}  {mark:8}{user}: {subject}: {text[:160]}")
 

@@ -33,10 +33,13 @@ def judge(found: Iterable[Finding]) -> None:
     """Raises Stuck for a tether, Wait for what nobody could read; a tether comes first: it needs a person."""
     counting = [f for f in found if f.tether in NUMBERS or f.severity is Severity.UNREADABLE]
     left = [f for f in counting if f.severity in (Severity.TETHER, Severity.EXTERNAL)]
+    unread = [f for f in counting if f.severity is Severity.UNREADABLE]
+    untold = f"what cannot be read may hold a tether: {_told(unread)}"
     if left:
-        raise Stuck("TetherLeft", f"still declared: {_told(left)}")
-    if unread := [f for f in counting if f.severity is Severity.UNREADABLE]:
-        raise Wait("AuditUnreadable", f"what cannot be read may hold a tether: {_told(unread)}")
+        # What was not read may be why something read counts as tied: a node's plan frees images.
+        raise Stuck("TetherLeft", f"{untold + '; ' if unread else ''}still declared: {_told(left)}")
+    if unread:
+        raise Wait("AuditUnreadable", untold)
 
 
 def _told(found: list[Finding]) -> str:
