@@ -81,12 +81,13 @@ class Scribe:
         )
 
     def rejected(self, delivery: Delivery, reason: str, message: str) -> Emit:
-        """A message that was not acted upon, with its bytes."""
+        """A message that was not acted upon, with its bytes: once for each reason, whoever gives it."""
         data = facts.Rejected(
             subject=delivery.subject, sequence=delivery.seq, reason=reason, message=self.redact(message),
             original_base64=base64.b64encode(delivery.raw[:_KEPT]).decode(),
         )  # fmt: skip
-        draft = Draft(id=f"rejected.{delivery.seq}", source=self.source, data=data, subject="cutover", time=now())
+        id = f"rejected.{delivery.seq}.{reason}"
+        draft = Draft(id=id, source=self.source, data=data, subject="cutover", time=now())
         return Emit(subjects.REJECTED, draft)
 
     def _draft(self, run: Run, id: str, data: BaseModel, subject: str, attempt: int | None) -> Draft:
