@@ -89,9 +89,10 @@ class Reader(Wire):
                 if change not in (SYNCED, LOST):
                     yield change, obj
 
-    async def follow(self, kind: Kind, namespace: str | None = None) -> Changes:
-        """As `watch`, with the marks SYNCED and LOST between the changes, for whoever must know of gaps."""
-        async with aclosing(self._watch(kind, namespace, None, None)) as events:
+    async def follow(self, kind: Kind, namespace: str | None = None, *, name: str | None = None) -> Changes:
+        """As `watch`, with the marks SYNCED and LOST between the changes, for whoever must know of gaps, or that there
+        is nothing."""
+        async with aclosing(self._watch(kind, namespace, name, None)) as events:
             async for change, obj in events:
                 yield change, obj
 

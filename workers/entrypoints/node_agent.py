@@ -19,11 +19,11 @@ from typing import Any
 import click
 
 from schemas.nodes import BLOCK_KEY, PLAN_KEY, TURN_KEY, NodePlan, NodeReport, Turn
-from workers.adapters.cluster import CONFIG_MAP, Cluster
+from workers.adapters.cluster import CONFIG_MAP, LOST, SYNCED, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import Firewall, NftFirewall, NodeBlock
 from workers.adapters.node_probe import probe as ask_registry
-from workers.errors import Trouble
+from workers.errors import Stuck, Trouble
 
 LOG = logging.getLogger(__name__)
 UNKNOWN = "sha256:" + "0" * 64
@@ -59,10 +59,13 @@ class NodeAgent:
     ) -> None:
         self._config, self._publish, self._probe = config, publish, probe
         self._containerd, self._firewall = containerd, firewall
-        self._data: dict[str, str] = {}
+        self._data: dict[str, str] | None = None
+        """The ConfigMap's newest state; None until it is known, and then nothing is done either."""
         self._told: tuple[str, str, str] | None = None
         self._found: dict[str, str] = {}
-        self._block = ""
+        self._block: str | None = None
+        """The order that the firewall follows; None until one was carried out: whoever was here before may have left
+        a block behind."""
 
     async def order(self, data: dict[str, str]) -> None:
         """Obey what the ConfigMap says now."""
@@ -71,6 +74,8 @@ class NodeAgent:
 
     async def sweep(self) -> None:
         """Obey once more, files and firewall; report when there is something new to say."""
+        if self._data is None:
+            return
         await self._obey_block(self._data.get(BLOCK_KEY, ""))
         text = self._data.get(PLAN_KEY)
         if not text:
@@ -141,6 +146,10 @@ class NodeAgent:
         except (OSError, Trouble, ValueError) as error:
             # ValueError: no order at all, or networks that are none. The proof's canaries see that nothing is
             # blocked; the agent must live on to lift and to pivot.
+            if self._block is None and not text and isinstance(error, Stuck):
+                LOG.warning("no block is ordered, and whether one was left behind cannot be seen: %s", error)
+                self._block = ""  # who may not lift may not block either, and the kernel ends what another began
+                return
             LOG.error("node block not obeyed: %s", error)
             return
         self._block = text
@@ -165,10 +174,14 @@ async def serve(
                 await agent.sweep()
 
     async def watching() -> None:
-        async with contextlib.aclosing(cluster.watch(CONFIG_MAP, config.namespace, name=config.config_map)) as changes:
+        data: dict[str, str] = {}
+        async with contextlib.aclosing(cluster.follow(CONFIG_MAP, config.namespace, name=config.config_map)) as changes:
             async for kind, obj in changes:
-                # A plan that is gone is no order to forget it; a block that is gone is lifted.
-                data = {} if kind == "DELETED" else dict(obj.get("data") or {})
+                if kind == LOST:
+                    continue
+                if kind != SYNCED:
+                    # A plan that is gone is no order to forget it; a block that is gone is lifted.
+                    data = {} if kind == "DELETED" else dict(obj.get("data") or {})
                 async with turn:
                     await agent.order(data)
 

@@ -16,7 +16,7 @@ from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import NodeBlock, ruleset
 from workers.entrypoints.node_agent import NodeAgent, NodeAgentConfig, serve
-from workers.errors import Wait
+from workers.errors import Stuck, Wait
 
 PLAN = NodePlan(
     registry="harbor.sovereign.test",
@@ -182,13 +182,14 @@ async def test_what_containerd_ignored_is_told_with_what_became_of_it(tmp_path: 
 class OneWatch:
     """An API that grants the agent what its Role does: to watch one ConfigMap."""
 
-    def __init__(self) -> None:
+    def __init__(self, *said: tuple[str, dict[str, Any]]) -> None:
         self.asked: list[Any] = []
+        self._said = said or (("ADDED", {"data": ORDER}), ("SYNCED", {}), ("DELETED", {"data": ORDER}))
 
-    async def watch(self, *where: Any, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async def follow(self, *where: Any, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         self.asked.append((*where, name))
-        yield "ADDED", {"data": ORDER}
-        yield "DELETED", {"data": ORDER}
+        for each in self._said:
+            yield each
 
 
 async def test_of_the_api_it_watches_one_config_map_and_asks_for_nothing_else(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ async def test_a_sweep_that_breaks_ends_the_agent_instead_of_going_unseen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Silent:
-        async def watch(self, *_: Any, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        async def follow(self, *_: Any, name: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
             await asyncio.Event().wait()
             yield name, {}
 
@@ -259,3 +260,38 @@ async def test_a_firewall_that_fails_is_tried_again_and_never_stops_the_pivot(tm
     wall.broken = False
     await one.sweep()
     assert wall.block_now == block
+
+
+def standing() -> Wall:
+    """What an agent that died left behind."""
+    wall = Wall()
+    wall.block_now = NodeBlock(deny=("0.0.0.0/0",), expires_at=datetime.now(UTC) + timedelta(seconds=600))
+    return wall
+
+
+@pytest.mark.parametrize("said", [(("SYNCED", {}),), (("ADDED", {"data": ORDER}),)], ids=["no-plan", "no-block"])
+async def test_a_block_that_was_taken_back_while_no_agent_ran_is_lifted_by_the_next(
+    tmp_path: Path, said: tuple[tuple[str, dict[str, Any]], ...]
+) -> None:
+    wall, files = standing(), Containerd(tmp_path / "k3s", tmp_path / "certs.d")
+    await serve(CONFIG, cast(Cluster, OneWatch(*said)), Desk().take, files, wall, Registry().probe)
+    assert wall.block_now is None
+
+
+async def test_while_it_is_not_known_what_is_ordered_a_block_stays(tmp_path: Path) -> None:
+    wall = standing()
+    await agent(tmp_path, Desk(), wall).sweep()
+    assert wall.block_now is not None
+
+
+async def test_who_may_not_touch_the_firewall_says_so_once_when_nothing_is_ordered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Denied(Wall):
+        async def lift(self) -> bool:
+            raise Stuck("NftDenied", "nft: not permitted")
+
+    one = agent(tmp_path, Desk(), Denied())
+    await one.order(ORDER)
+    await one.sweep()
+    assert caplog.text.count("not permitted") == 1
