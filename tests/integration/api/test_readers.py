@@ -168,7 +168,7 @@ async def test_a_reader_too_slow_gets_the_newest_state_and_is_told_what_it_misse
     async with door(tmp_path, send_buffer=4096, stall=60.0) as opened:
         loop = asyncio.get_running_loop()
         with await slow(opened) as reader:
-            last = await flood(opened, 4 * LAG)
+            last = await flood(opened, 12 * LAG)  # some 800 fit into the buffers on the way, at least LAG do not
             state = opened.server.config.app.state  # type: ignore[union-attr]
             readers, feed = state.readers, state.front.feed
             async with asyncio.timeout(60):  # reading before that, it might never be too slow
