@@ -31,7 +31,7 @@ from workers import decision as decisions
 from workers.admission import Gate, accept, asked, open_to_all
 from workers.bearing import BEARING, Bearing, trace_of
 from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
-from workers.errors import Trouble
+from workers.errors import Trouble, Wait
 from workers.lease import Fenced, Lease, lost
 from workers.scribe import Scribe
 from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
@@ -320,7 +320,14 @@ class Pool:
 
     async def _complete(self, run: Run, step: Step, mine: StepState) -> None:
         """`completed`, when a last look finds no tether; else `failed`. Both rest on what stands in the journal."""
-        found = await self.audit() if self.audit else None
+        try:
+            found = await self.audit() if self.audit else None
+        except Trouble as trouble:
+            if not await self._past_hope(trouble, mine):
+                raise
+            message = self.scribe.redact(f"all steps succeeded, and the last look cannot be taken: {trouble.message}")
+            await self._end(step, facts.Failed(step=step.slug, reason=trouble.reason, message=message), mine.token)
+            return
         if found is not None:
             name = f"audited.{mine.token}.{self.scribe.worker}.{self.journal.state.length}"
             await self.journal.append(self.scribe.run(run, name, found))
@@ -329,6 +336,10 @@ class Pool:
             await self._end(step, facts.Failed(step=step.slug, reason="TethersLeft", message=message), mine.token)
             return
         await self._end(step, None, mine.token)
+
+    async def _past_hope(self, trouble: Trouble, mine: StepState) -> bool:
+        """Must a person act before the last look can be taken? What may pass is waited for as long as for any step."""
+        return not isinstance(trouble, Wait) or await self.stream.elapsed_since(mine.seen) > self.limits.total
 
     async def _end(self, step: Step, failed: facts.Failed | None, token: int) -> None:
         """The run's last word, on the very state that it is said of: a cancel that came while we looked stands before

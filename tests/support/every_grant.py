@@ -215,11 +215,16 @@ class Sweep:
                 await self.ground.ask("POST", "cancel")
             return answer.text
 
+        async def anew() -> str:
+            await self.ground.anew("control")  # a watch that stands is opened anew within minutes
+            return ""
+
         for gone in self._left("control"):
             if (gone.verb, gone.resource) == ("create", "configmaps"):
                 place = self.ground.settings.status
                 await self.ground.admin("DELETE", f"/api/v1/namespaces/{place.namespace}/configmaps/{place.name}")
-            if said := await self.beside(gone, act, log):
+            opened = (gone.verb, gone.resource) == ("watch", "configmaps")
+            if said := await self.beside(gone, anew if opened else act, log):
                 if gone not in self.done:
                     self.add(gone, "the log of control", said)
             elif self.missed(gone):

@@ -113,19 +113,6 @@ class Subjects:
         self.ground.box.broker.configure(self.ground.charter.authorization())
         await self.ground.box.broker.restart()
 
-    async def anew(self, name: str) -> int:
-        """Another process of this class in place of the one that is; where its log begins among the class's."""
-        member = self.ground.crew.members[self.ground.places[name][-1]]
-        if member.returncode is None:
-            member.terminate()
-            with anyio.move_on_after(15):
-                await member.wait()
-            if member.returncode is None:
-                member.kill()
-        before = len(self.ground.said(name))
-        await self.ground.hire(name)
-        return before
-
     async def heard(
         self, name: str, before: int, subject: str, act: Callable[[], Awaitable[None]] | None = None
     ) -> str:
@@ -158,10 +145,10 @@ class Subjects:
                     tasks.start_soon(self._start, name, subject)
         await self.restore()
         for name in classes:
-            await self.anew(name)
+            await self.ground.anew(name)
 
     async def _start(self, name: str, subject: str) -> None:
-        before = await self.anew(name)
+        before = await self.ground.anew(name)
         said = await self.heard(name, before, subject, self._act(name, short(subject)))
         self.add(name, subject, f"{name}, as it started or at its first message", said)
 
@@ -210,7 +197,7 @@ class Subjects:
                 if subject is None:
                     continue
                 await self.lose(name, subject)
-                before = await self.anew(name)
+                before = await self.ground.anew(name)
                 if not asked:
                     await self.request()
                     asked = True
@@ -218,7 +205,7 @@ class Subjects:
                 complete = (await self.journal.refresh()).complete and name != "proof"
                 self.add(name, subject, f"{name}, at its step" + (", too late" if complete else ""), said)
             await self.restore()
-            await self.anew(name)
+            await self.ground.anew(name)
         with anyio.move_on_after(200):
             while (await self.journal.refresh()).active:
                 await anyio.sleep(0.5)
@@ -237,10 +224,10 @@ class Subjects:
             if kind == "login":
                 await self.ground.seal()
             await self.lose("control", subject)
-            before = await self.anew("control")
+            before = await self.ground.anew("control")
             self.add("control", subject, "control, when the fuse was due", await self.heard("control", before, subject))
         await self.restore()
-        await self.anew("control")
+        await self.ground.anew("control")
         with anyio.fail_after(60):
             while not (await self.journal.refresh()).active:
                 await anyio.sleep(0.2)

@@ -165,6 +165,19 @@ class Ground:
             await self.crew.members[self.places[name][-1]].wait()
         await self.hire(name)
 
+    async def anew(self, name: str) -> int:
+        """Another process of this class in place of the one that is; where its log begins among the class's."""
+        member = self.crew.members[self.places[name][-1]]
+        if member.returncode is None:
+            member.terminate()
+            with anyio.move_on_after(15):
+                await member.wait()
+            if member.returncode is None:
+                member.kill()
+        before = len(self.said(name))
+        await self.hire(name)
+        return before
+
     async def hire(self, name: str) -> None:
         """One more process of a class."""
         self.places[name].append(len(self.crew.members))

@@ -94,6 +94,7 @@ class Bench:
     stream: JetStreamLog
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     done: list[tuple[str, int]] = field(default_factory=list)
+    limits: Limits = field(default_factory=lambda: Limits(blips=2))
 
     async def worker(
         self, work: dict[str, Step] | None = None, name: str = "w1", lease: float = 30.0, audit: Audit | None = None
@@ -110,7 +111,7 @@ class Bench:
         async with JetStreamLog.open(self.settings) as stream, anyio.create_task_group() as tasks:
             await stream.ensure()
             journal, scribe = Journal(stream), Scribe("sovereign.test", name, lambda text: text)
-            pool = Pool(stream, journal, scribe, work, lease_seconds=lease, limits=Limits(blips=2), audit=audit)
+            pool = Pool(stream, journal, scribe, work, lease_seconds=lease, limits=self.limits, audit=audit)
             tasks.start_soon(journal.tail)
             tasks.start_soon(pool.serve)
             tasks.start_soon(admission.serve, stream, journal, scribe)

@@ -87,9 +87,9 @@ class Cluster(Reader):
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [audience]},
         }
-        path = "/apis/authentication.k8s.io/v1/tokenreviews"
+        words, path = "tokenreviews.authentication.k8s.io", "/apis/authentication.k8s.io/v1/tokenreviews"
         try:
-            status = (await self._call("POST", path, "create", "TokenReview", body=body)).get("status") or {}
+            status = (await self._call("POST", path, "create", words, body=body)).get("status") or {}
         except Absent:
             raise Stuck("KindNotServed", "the API server has no TokenReview") from None
         if not status.get("authenticated") or audience not in (status.get("audiences") or ()):

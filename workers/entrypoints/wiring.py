@@ -114,6 +114,16 @@ def bound(slug: str, everything: World) -> Work:
     return run
 
 
+def keyed(last: Work, key: Callable[[], Awaitable[str]]) -> Work:
+    """The proof, once the key that will sign for it is there: else ten minutes of hold might be for nothing."""
+
+    async def run(order: Order, report: Report) -> StepResult:
+        await key()
+        return await last(order, report)
+
+    return run
+
+
 async def work(
     settings: Settings,
     duties: Duties = EVERYTHING,
@@ -139,8 +149,11 @@ async def work(
             return await survey.evidence(everything, await named())
 
         gate = preflight.gate(settings.handover, everything)
+        works = {slug: bound(slug, everything) for slug in duties.steps}
+        if duties.sign and flow.LAST.slug in works:
+            works[flow.LAST.slug] = keyed(works[flow.LAST.slug], named)
         pool = Pool(
-            stream, journal, writer, {slug: bound(slug, everything) for slug in duties.steps},
+            stream, journal, writer, works,
             lease_seconds=settings.pace.lease,
             limits=Limits(waits=settings.pace.waits, blips=settings.pace.blips, total=settings.pace.total),
             audit=look, gate=gate,

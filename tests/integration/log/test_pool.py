@@ -19,7 +19,8 @@ from events.picture import picture
 from events.subjects import CANCEL, JOURNAL, REQUESTED
 from schemas.events import Audited
 from schemas.results import StepResult
-from workers.errors import Stuck, Wait
+from workers.errors import Stuck, Trouble, Wait
+from workers.verdict import Limits
 from workers.world import Order, Report
 
 
@@ -276,6 +277,23 @@ async def test_a_look_that_could_not_be_taken_is_taken_again(bench: Bench) -> No
     await bench.send(REQUESTED, asked())
     assert (await bench.until(over)).complete
     assert looks == 3, "before the first step, where it stops nothing, and before completion, where it must succeed"
+
+
+@pytest.mark.parametrize(
+    "trouble", [Stuck("ApiForbidden", "get secrets: 403"), Wait("ApiServerUnavailable", "503")], ids=["person", "time"]
+)
+async def test_a_look_that_cannot_be_taken_ends_the_run_and_says_why(bench: Bench, trouble: Trouble) -> None:
+    async def look() -> Audited:
+        raise trouble
+
+    bench.limits = Limits(total=2.0)
+    await bench.worker(audit=look)
+    await bench.send(REQUESTED, asked())
+    state = await bench.until(over)
+    shown = picture(state)
+    assert (shown["cutoverComplete"], shown["failedStep"]) == ("false", "egress-block-test")
+    assert shown["lastError"].startswith(f"{trouble.reason}: all steps succeeded, and the last look cannot be taken")
+    assert len(bench.done) == len(SLUGS)
 
 
 async def test_what_ties_the_sovereign_before_the_first_step_stands_in_the_certificate(bench: Bench) -> None:
