@@ -72,11 +72,13 @@ class Connection:
                 say(f"broker: {words(error)}")
 
         async def on_lost() -> None:
+            self.denied = (
+                None  # what may be done may change meanwhile; if not, it is refused again, at once for an inbox
+            )
             say("lost the broker; reconnecting")
 
         async def on_back() -> None:
             say("the broker is back")
-            self.denied = None  # what may be done may have changed meanwhile; if not, it will be refused again
             self._wake()
 
         options: dict[str, Any] = {

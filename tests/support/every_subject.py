@@ -88,7 +88,8 @@ class Subjects:
     def add(self, user: str, subject: str, noticed: str, said: str) -> None:
         """One more row."""
         found, name = refused(said, subject), f"{user}: {subject}"
-        text = sentence(said, found) if found else RARE_SUBJECTS.get(name, said[-300:])
+        refusals = "\n".join(line for line in said.splitlines() if "violation" in line.lower())
+        text = sentence(refusals, found) if found else RARE_SUBJECTS.get(name, said[-300:])
         self.met.add((user, subject))
         rare = not found and name in RARE_SUBJECTS
         noticed = "not asked for in this run" if rare else noticed if found else f"UNCLEAR: {noticed}"

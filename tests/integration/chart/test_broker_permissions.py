@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 import pytest_asyncio
+from grants import without_subject
 from nats.js.api import AckPolicy, ConsumerConfig
 from pool_bench import Bench
 from pool_bench import opened as bench_opened
@@ -174,6 +175,23 @@ async def test_whoever_may_append_may_lie(server: Server) -> None:
     for who in ("api", "operator", "node-agent"):
         with pytest.raises((NotPermitted, LogUnavailable)):
             await server.logs[who].publish_raw(JOURNAL, b'{"type":"completed"}', id=f"lie-of-{who}")
+
+
+async def test_an_inbox_that_is_not_granted_any_more_is_told_and_not_waited_for(server: Server) -> None:
+    """It is refused as soon as the connection stands again: before anybody asks for anything."""
+    log = server.logs["supply"]
+    assert await log.publish_raw(JOURNAL, b"{}", id="before")
+    charter = blueprint.charter(WITH_API)
+    server.broker.configure(without_subject(charter, "supply", f"{inbox('supply')}.>").authorization())
+    await server.broker.restart()
+
+    async def told() -> None:
+        while True:
+            with suppress(LogUnavailable):  # it may not be back yet
+                await log.publish_raw(JOURNAL, b"{}", id="after")
+
+    with anyio.fail_after(60), pytest.raises(NotPermitted, match="subscription"):
+        await told()
 
 
 async def test_a_worker_refuses_what_comes_on_another_subject_than_its_steps(tmp_path: Path) -> None:
