@@ -20,6 +20,7 @@ from sandbox.controllers.api import (
     KUSTOMIZATIONS,
     NAMESPACES,
     PODS,
+    SECRETS,
     Resource,
 )
 from sandbox.controllers.conditions import REQUESTED_AT, current, is_true
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 FLUX = "flux-system"
 SOURCE = "openova"
+PULL_SECRET = "ghcr-pull"
 SOURCE_CONTROLLER = "source-controller"
 CACHED = next(c for c in CHARTS if c.name == "bp-tempo")
 TENANT = "tenant-acme"
@@ -98,6 +100,27 @@ async def _stranger_leaves(box: Box) -> None:
     listening.__exit__(None, None, None)
     with suppress(Exception):
         await asyncio.gather(*tasks)
+
+
+async def _secret_maker(box: Box) -> None:
+    """Whoever makes the pull secret (External Secrets, Reflector) makes it anew as soon as it is another."""
+    made = await box.api.get(SECRETS, PULL_SECRET, FLUX)
+    assert made is not None
+
+    async def anew() -> None:
+        while True:
+            found = await box.api.get(SECRETS, PULL_SECRET, FLUX)
+            if found is not None and found["data"] != made["data"]:
+                await box.api.merge(SECRETS, found, {"data": made["data"]}, "external-secrets")
+            await asyncio.sleep(0.02)
+
+    _LEFT["maker"] = asyncio.get_running_loop().create_task(anew())
+
+
+async def _secret_maker_leaves(_: Box) -> None:
+    if task := _LEFT.pop("maker", None):
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _drift_corrected(box: Box) -> None:
@@ -335,6 +358,9 @@ SCENARIOS: dict[str, Scenario] = {
     "bootstrap-self-managed": Scenario(
         "flux bootstrap's layout: the GitRepository is declared in the repository that it fetches", "",
         _bootstrapped, heal=_bootstrapped_no_more, step=GIT),
+    "pull-secret-restored": Scenario(
+        "whoever makes the pull secret puts the mothership's login back at once", "PullSecretRestored", _secret_maker,
+        heal=_secret_maker_leaves, waits=True, step=CHARTS_STEP),
     "gateway-not-ready": Scenario(
         "the gateway before local Harbor does not answer yet", "DestinationNotReady", _gateway_down, heal=_gateway_up,
         waits=True, step=CHARTS_STEP),

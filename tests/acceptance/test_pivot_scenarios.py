@@ -37,6 +37,7 @@ from workers.adapters.cluster import (
 from workers.declared import reconcile
 from workers.steps import catalyst_api_env_patch as step7
 from workers.steps import flux_gitrepository_patch as step5
+from workers.steps.helmrepo_patches import logins
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -165,6 +166,27 @@ async def test_a_chart_that_only_a_cache_still_has_is_found_by_fetching_it(sover
     assert "bp-tempo" in sovereign.why
     pull = await sovereign.cluster.get(SECRET, "ghcr-pull", FLUX)
     assert registries(pull) == ["ghcr.io", "harbor.openova.io"], "credentials go last"
+
+
+async def test_a_login_upstream_that_somebody_puts_back_is_told_whenever_it_comes(
+    sovereign: Sovereign, monkeypatch: Patch
+) -> None:
+    await sovereign.before(SIX)
+    name = "pull-secret-restored"
+    looked, look = 0, logins.stay_gone
+
+    async def later(*asked: Any) -> None:
+        """At once it is not there yet."""
+        nonlocal looked
+        looked += 1
+        if looked > 1:
+            await look(*asked)
+
+    assert await sovereign.verdict(name) == SCENARIOS[name].verdict
+    assert "flux-system/ghcr-pull" in sovereign.why
+    monkeypatch.setattr(logins, "stay_gone", later)
+    assert await sovereign.verdict(name) == SCENARIOS[name].verdict, "the last look sees it too"
+    await sovereign.upstream_again()
 
 
 async def test_credentials_stay_until_every_pinned_chart_was_pulled_without_them(sovereign: Sovereign) -> None:
