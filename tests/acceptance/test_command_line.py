@@ -14,7 +14,7 @@ import anyio
 import nats
 import pytest
 import yaml
-from acceptance_scene import ROOT, environment, typed
+from acceptance_scene import ROOT, environment, line_with, typed
 from nats.js.api import StreamConfig
 from pool_bench import Bench, doing, opened
 
@@ -56,17 +56,6 @@ async def running(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
-
-
-async def line_with(process: asyncio.subprocess.Process, words: str, seconds: float = 60.0) -> str:
-    """The next line of output that has these words."""
-    assert process.stdout is not None
-    said = ""
-    with anyio.fail_after(seconds):
-        while words not in (line := (await process.stdout.readline()).decode()):
-            said += line
-            assert line, f"ended without saying {words!r}:\n{said}"
-    return line
 
 
 async def gated(bench: Bench, slug: str) -> anyio.Event:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 import nats
-from acceptance_scene import ROOT, environment, exported
+from acceptance_scene import ROOT, environment, exported, line_with
 from nats.aio.msg import Msg
 
 from events.subjects import JOURNAL
@@ -40,16 +40,6 @@ async def shell(script: str, cwd: Path, **env: str) -> str:
     out, _ = await process.communicate()
     assert process.returncode == 0, f"{script}\n{out.decode()}"
     return out.decode()
-
-
-async def until_line(process: asyncio.subprocess.Process, words: str, seconds: float = 400.0) -> str:
-    assert process.stdout is not None
-    said = ""
-    with anyio.fail_after(seconds):
-        while words not in (line := (await process.stdout.readline()).decode()):
-            said += line
-            assert line, f"ended without saying {words!r}:\n{said}"
-    return line
 
 
 def test_every_shell_command_is_one_that_these_tests_type() -> None:
@@ -81,7 +71,7 @@ async def over_http(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
-        await until_line(process, port)
+        await line_with(process, port, 400)
         said = await shell(watch.replace("8080", port), tmp_path, PYTHONPATH=str(ROOT))
         assert "cutoverComplete=true" in said
     finally:
@@ -102,8 +92,8 @@ async def test_by_hand_with_nats_and_with_our_own_words_and_again(tmp_path: Path
         heard.append(message.subject)
 
     try:
-        url = (await until_line(process, "export NATS_URL=")).strip().partition("=")[2]
-        await until_line(process, "Waiting for catalyst.cutover.requested")
+        url = (await line_with(process, "export NATS_URL=", 400)).strip().partition("=")[2]
+        await line_with(process, "Waiting for catalyst.cutover.requested", 400)
         client = await nats.connect(url)
         await client.subscribe("catalyst.cutover.>", cb=hear)  # what `nats sub` does
         if shutil.which("nats"):
@@ -114,7 +104,7 @@ async def test_by_hand_with_nats_and_with_our_own_words_and_again(tmp_path: Path
             snippet = tmp_path / "snippet.py"
             snippet.write_text(blocks("python")[0])
             await shell(f"{sys.executable} snippet.py", tmp_path, NATS_URL=url)
-        await until_line(process, "cutoverComplete=true")
+        await line_with(process, "cutoverComplete=true", 400)
         await client.close()
         assert {"catalyst.cutover.requested", JOURNAL, *(f"catalyst.cutover.step.{n}" for n in range(1, 9))} <= {*heard}
 

@@ -175,3 +175,14 @@ def status(directory: Path) -> dict[str, str]:
     """The status that a rehearsal left behind."""
     found: dict[str, str] = json.loads((directory / "status.json").read_text())
     return found
+
+
+async def line_with(process: asyncio.subprocess.Process, words: str, seconds: float = 60.0) -> str:
+    """The next line of output that has these words."""
+    assert process.stdout is not None
+    said = ""
+    with anyio.fail_after(seconds):
+        while words not in (line := (await process.stdout.readline()).decode()):
+            said += line
+            assert line, f"ended without saying {words!r}:\n{said}"
+    return line

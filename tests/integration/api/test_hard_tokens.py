@@ -15,10 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
-from acceptance_scene import in_one_task
 from aiohttp import web
-from api_bench import BASE, Door, door
+from api_bench import BASE, Door
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, RSAKey
 
@@ -32,13 +30,6 @@ from workers.entrypoints.api.identity import Doorkeeper
 from workers.entrypoints.settings import ServiceAccounts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    made, close = await in_one_task(lambda: door(tmp_path_factory.mktemp("api")))
-    yield made
-    await close()
 
 
 def b64(raw: bytes) -> str:

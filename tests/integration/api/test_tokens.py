@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
-import pytest_asyncio
-from acceptance_scene import in_one_task
 from api_bench import BASE, Door, door
 from joserfc.jwk import RSAKey
 
@@ -19,13 +16,6 @@ from events.subjects import REQUESTED
 from sandbox.oidc import VIEWER
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    made, close = await in_one_task(lambda: door(tmp_path_factory.mktemp("api")))
-    yield made
-    await close()
 
 
 def forged(header: dict[str, str], claims: dict[str, object]) -> str:

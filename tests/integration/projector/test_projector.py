@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
 from histories import chain, whole_run
 
 from events.fold import State, fold
@@ -14,22 +11,11 @@ from events.journal import Journal
 from events.log import Entry
 from events.memory import MemoryLog
 from events.picture import picture
-from sandbox.clock import Clock
-from sandbox.kube import KubeApi
 from workers import projector
-from workers.adapters.cluster import CONFIG_MAP, NAMESPACE, Cluster
+from workers.adapters.cluster import CONFIG_MAP, Cluster
 
 PLACE = {"namespace": "flux-system", "name": "self-sovereign-cutover-status"}
 LOG: list[Entry] = chain(whole_run())
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with KubeApi.open(tmp_path, Clock()) as kube:
-        kube.kubeconfig(tmp_path / "kubeconfig")
-        async with Cluster.open(kubeconfig=tmp_path / "kubeconfig", field_manager="catalyst-cutover") as api:
-            await api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flux-system"}})
-            yield api
 
 
 async def shown(cluster: Cluster) -> dict[str, str]:

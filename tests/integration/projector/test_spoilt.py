@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from histories import accepted, chain, draft, started, whole_run
@@ -13,33 +12,26 @@ from events.fold import fold
 from events.journal import Journal
 from events.memory import MemoryLog
 from events.picture import LONGEST, picture
-from sandbox.clock import Clock
-from sandbox.kube import KubeApi
 from schemas import events as facts
 from workers import projector
-from workers.adapters.cluster import CONFIG_MAP, NAMESPACE, Cluster
+from workers.adapters.cluster import CONFIG_MAP, Cluster
 
 PLACE = {"namespace": "flux-system", "name": "self-sovereign-cutover-status"}
 LOG = chain(whole_run())
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(cluster: Cluster) -> AsyncIterator[Cluster]:
     """A projector at work on a log that has ended."""
-    async with KubeApi.open(tmp_path, Clock()) as kube:
-        kube.kubeconfig(tmp_path / "kubeconfig")
-        async with Cluster.open(kubeconfig=tmp_path / "kubeconfig", field_manager="catalyst-cutover") as api:
-            await api.apply(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flux-system"}})
-            keeper = MemoryLog()
-            for entry in LOG:
-                await keeper.append(entry.raw, id=str(entry.seq), expected=entry.seq - 1, then=None)
-            journal = Journal(keeper)
-            serving = [journal.tail(), projector.serve(journal, api, **PLACE)]
-            tasks = [asyncio.create_task(each) for each in serving]
-            yield api
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    keeper = MemoryLog()
+    for entry in LOG:
+        await keeper.append(entry.raw, id=str(entry.seq), expected=entry.seq - 1, then=None)
+    journal = Journal(keeper)
+    tasks = [asyncio.create_task(each) for each in (journal.tail(), projector.serve(journal, cluster, **PLACE))]
+    yield cluster
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def restored(cluster: Cluster) -> None:
