@@ -79,13 +79,18 @@ class Git:
         have = await self.ls_remote(local)
         contains = await self._contains(cache, local, found, have)
         todo = plan(found, have, lambda old, new: (old, new) in contains)
-        await self._push(cache, local, todo.push, found, have, transfer)
-        after = await self.ls_remote(local) if todo.push else have
-        for ref, sha in todo.push.items():
-            if after.get(ref) != sha:
-                there = f"Gitea shows {after.get(ref)} instead of it"
-                raise Wait("MirrorIncomplete", f"{shown(ref)} was pushed, and {there}")
-        notices = (*map(shown, todo.notices), *await self._outside(cache, found))
+        looking = asyncio.create_task(self._outside(cache, found))  # while Gitea works
+        try:
+            await self._push(cache, local, todo.push, found, have, transfer)
+            after = await self.ls_remote(local) if todo.push else have
+            for ref, sha in todo.push.items():
+                if after.get(ref) != sha:
+                    there = f"Gitea shows {after.get(ref)} instead of it"
+                    raise Wait("MirrorIncomplete", f"{shown(ref)} was pushed, and {there}")
+            notices = (*map(shown, todo.notices), *await looking)
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
         return MirrorReport(len(found), tuple(todo.push), tuple(todo.ahead), found, after, notices)
 
     @asynccontextmanager
