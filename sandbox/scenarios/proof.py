@@ -254,7 +254,7 @@ async def _remove_policy(box: Box) -> None:
 async def _upgrade(box: Box) -> None:
     release = await box.api.get(HELM_RELEASES, UPGRADED, "flux-system")
     assert release is not None
-    values = {**(release["spec"].get("values") or {}), "note": "an operator's own"}
+    values = {**(release["spec"].get("values") or {}), "note": f"an operator's own, {box.clock.now().timestamp()}"}
     await box.api.merge(HELM_RELEASES, release, {"spec": {"values": values}}, "operator")
 
 

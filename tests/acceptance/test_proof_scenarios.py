@@ -259,12 +259,16 @@ def only_flux_tells(patch: pytest.MonkeyPatch) -> None:
 def impatient(patch: pytest.MonkeyPatch) -> None:
     """Ready=Unknown of the release that is upgraded, as during each reconcile, counts as a failure at once.
 
-    Not of all objects: forced work makes them reconcile too, perhaps before the scenario acts.
+    Only once it is upgraded: forced work makes it reconcile too, perhaps before the scenario acts.
     """
-    whole = health.red
+    whole, before = health.red, set[int]()
 
     def hasty(obj: Object, now: datetime, patience: float) -> str | None:
-        return whole(obj, now, -1.0 if obj["metadata"]["name"] == UPGRADED else patience)
+        upgraded = False
+        if obj["metadata"]["name"] == UPGRADED:
+            before.add(obj["metadata"]["generation"])
+            upgraded = obj["metadata"]["generation"] > min(before)
+        return whole(obj, now, -1.0 if upgraded else patience)
 
     patch.setattr(health, "red", hasty)
 

@@ -152,6 +152,7 @@ class FluxWatch:
         for kind in WATCHED:
             if await self._cluster.served(kind):
                 self._seen[kind] = {key_of(o): o for o in await self._cluster.list(kind)}
+                self._blind[kind] = "not watched yet"
 
     async def run(self) -> None:
         """Follow every kind until cancelled."""
@@ -162,6 +163,7 @@ class FluxWatch:
     async def _follow(self, kind: Kind) -> None:
         whole = False
         while True:
+            there: set[tuple[str, str]] | None = set()  # what a new watch begins with; None once it is known
             try:
                 async with aclosing(self._cluster.follow(kind)) as events:
                     async for change, obj in events:
@@ -170,10 +172,14 @@ class FluxWatch:
                         elif change == SYNCED:
                             if whole:
                                 self._missed[kind] = "the watch had to list anew"
-                            whole = True
+                            if there is not None:  # a new watch does not tell what went before it began
+                                self._seen[kind] = {k: o for k, o in self._seen[kind].items() if k in there}
+                            whole, there = True, None
                             self._blind.pop(kind, None)
                         else:
                             self._take(kind, change, obj)
+                            if there is not None:
+                                there.add(key_of(obj))
                         self.changed.set()
             except Wait as error:
                 self._blind[kind] = str(error)

@@ -13,7 +13,7 @@ import pytest
 from sandbox.controllers.api import DEPLOYMENTS, GIT_REPOSITORIES, NODES
 from sandbox.policy import CLUSTERWIDE
 from workers.adapters.cluster import SYNCED, Cluster
-from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, GIT_REPOSITORY, Kind
+from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, GIT_REPOSITORY, POD, Kind
 from workers.errors import Stuck, Wait
 from workers.proof import block, canaries, declared, health
 from workers.proof.canaries import Ways
@@ -154,6 +154,8 @@ async def test_a_watch_that_is_silent_is_noticed_by_a_list(
     await watch.look()
     running = asyncio.create_task(watch.run())
     try:
+        assert "not watched yet" in str(watch.gap()), "what it may have missed between the look and the watch"
+        await watched(watch)
         await watch.confirm()
         assert watch.gap() is None, "nothing happened that it could have missed"
         source = await cast_of.api.get(GIT_REPOSITORIES, "openova", "flux-system")
@@ -169,3 +171,32 @@ async def test_a_watch_that_is_silent_is_noticed_by_a_list(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_went_between_the_look_and_the_watch_is_not_waited_for(
+    cast_of: Cast, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canary's Pod that is on its way out when the hold begins would otherwise be missing in every list after."""
+    world = await ready(cast_of, tmp_path)
+    monkeypatch.setattr(health, "BEHIND", 1.0)
+    pod = {"metadata": {"name": "going", "namespace": "default"}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    await world.cluster.create(POD, pod)
+    watch = health.FluxWatch(world.cluster, 60)
+    await watch.look()
+    await world.cluster.delete(POD, "going", "default")
+    running = asyncio.create_task(watch.run())
+    try:
+        await watched(watch)
+        await watch.confirm()
+        assert watch.gap() is None
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def watched(watch: health.FluxWatch) -> None:
+    """Every kind is watched by now."""
+    async with asyncio.timeout(60):
+        while watch.gap() is not None:
+            await watch.changed.wait()
+            watch.changed.clear()
