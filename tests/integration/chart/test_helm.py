@@ -37,6 +37,8 @@ class Ground:
 
     kubeconfig: str
     corner: str
+    shared: bool = False
+    """Others are at work on this server too, with objects of their own."""
 
     @property
     def nodes(self) -> str:
@@ -60,9 +62,15 @@ class Ground:
         await self.kubectl("create", "--filename", "-", text=yaml.safe_dump_all(objects))
 
     async def objects(self) -> dict[Key, Object]:
-        """(kind, namespace, name) -> object, of every kind that the chart has."""
+        """(kind, namespace, name) -> object, of every kind that the chart has, as far as they are no other test's."""
         found = json.loads(await self.kubectl("get", KINDS, "--all-namespaces", "--output", "json"))["items"]
-        return {(o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]): o for o in found}
+        every = {(o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]): o for o in found}
+        places = {self.corner, self.nodes}
+        return {key: o for key, o in every.items() if not self.shared or key[1] in places or self.corner in key[2]}
+
+    async def namespaces(self) -> set[str]:
+        found = json.loads(await self.kubectl("get", "namespaces", "--output", "json"))["items"]
+        return {each["metadata"]["name"] for each in found}
 
 
 @pytest.fixture(params=["sandbox", "real"])
@@ -75,7 +83,7 @@ async def ground(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             config = tls_front.kubeconfig(tmp_path / "kubeconfig", port, kube.token())
             yield Ground(str(config), corner)
     elif named := os.environ.get("KUBECONFIG"):
-        yield Ground(named, corner)
+        yield Ground(named, corner, shared=True)
     else:
         pytest.skip("KUBECONFIG names no API server")
 
@@ -102,10 +110,9 @@ def content(found: dict[Key, Object], keys: set[Key]) -> dict[Key, Object]:
 
 async def test_install_upgrade_rollback_uninstall_and_install_again(ground: Ground) -> None:
     corner, helm = ground.corner, Helm(ground.kubeconfig, ground.corner)
-    there = {key[2] for key in await ground.objects() if key[0] == "Namespace"}
-    await ground.make(
-        *(named("Namespace", "", name) for name in {corner, *SYSTEMS, "kube-system"} - there),
-    )
+    there = await ground.namespaces()
+    for name in {corner, *SYSTEMS, "kube-system"} - there:
+        await ground.kubectl("create", "namespace", name, check=False)  # another test may make it at the same time
     await ground.make(*others(corner))
     before = await ground.objects()
 
