@@ -25,7 +25,8 @@ import click
 from schemas.canary import NAMES, Finding
 
 TERMINATION_LOG = Path("/dev/termination-log")
-"""Kubernetes' default `terminationMessagePath`; at most 4096 bytes of it come back."""
+"""Kubernetes' default `terminationMessagePath`."""
+MESSAGE = 4096  # bytes of it that come back (kubelet, MaxContainerTerminationMessageLength)
 T = TypeVar("T")
 
 
@@ -238,9 +239,15 @@ def _any_certificate() -> ssl.SSLContext:
 
 
 def document(findings: Sequence[Finding]) -> str:
-    """The one line of JSON a canary leaves behind."""
-    return json.dumps([f.model_dump(exclude_defaults=True) | {"reached": f.reached} for f in findings],
-                      separators=(",", ":"))  # fmt: skip
+    """The one line of JSON a canary leaves behind. Of many targets less is said, but every one is told of."""
+    said = ""
+    for most in (80, 30, 0):
+        parts = [f.model_copy(update={"detail": f.detail[:most]}) for f in findings]
+        each = [f.model_dump(mode="json", exclude_defaults=True) | {"reached": f.reached} for f in parts]
+        said = json.dumps(each, separators=(",", ":"))
+        if len(said.encode()) <= MESSAGE:
+            break
+    return said
 
 
 def known_of(given: Sequence[str], targets: Sequence[str]) -> dict[str, set[str]]:

@@ -1,9 +1,9 @@
-"""What a canary says of names: every address there is, and nothing for a name that nobody knows."""
+"""What a canary says fits into what Kubernetes brings back: every name, every address there is, every finding."""
 
 from __future__ import annotations
 
-from schemas.canary import NAMES
-from workers.entrypoints.canary import names_document
+from schemas.canary import FINDINGS, NAMES, Finding
+from workers.entrypoints.canary import MESSAGE, document, names_document
 from workers.proof.names import AT_ONCE, parted
 
 
@@ -19,3 +19,15 @@ def test_every_name_is_asked_once() -> None:
     urls = [f"https://h{n}" for n in range(12)]
     assert [url for part in parted(urls) for url in part] == urls
     assert max(len(part) for part in parted(urls)) == AT_ONCE
+
+
+def test_findings_of_forty_hosts_fit_into_a_termination_message_and_few_say_all() -> None:
+    def findings(count: int) -> list[Finding]:
+        return [
+            Finding(host=f"a-long-name-of-a-registry-{n}.example", reached=False, detail="x" * 80) for n in range(count)
+        ]
+
+    many = document(findings(40))
+    assert len(many) <= MESSAGE
+    assert [f.host for f in FINDINGS.validate_json(many)] == [f.host for f in findings(40)]
+    assert FINDINGS.validate_json(document(findings(15))) == tuple(findings(15))
