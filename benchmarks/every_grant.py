@@ -101,8 +101,8 @@ def table(parts: dict[str, list[Row]]) -> str:
     lines = [
         "# Every grant, taken away by itself", "",
         "Made by benchmarks/every_grant.py on a Sovereign in a box, with the chart's own grants "
-        "enforced at its API server and at its nats-server. tests/unit/docs/test_every_grant.py holds it against what "
-        "the chart grants.", "",
+        "enforced at its API server and at its nats-server, in as many sittings as it took. "
+        "tests/unit/docs/test_every_grant.py holds it against what the chart grants.", "",
     ]  # fmt: skip
     for part, rows in parts.items():
         lines += [f"## {len(rows)} {part}", "", "| class | grant | noticed by | what was said |", "|---|---|---|---|"]

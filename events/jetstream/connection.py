@@ -72,9 +72,7 @@ class Connection:
                 say(f"broker: {words(error)}")
 
         async def on_lost() -> None:
-            self.denied = (
-                None  # what may be done may change meanwhile; if not, it is refused again, at once for an inbox
-            )
+            self.denied = None  # what is granted may change meanwhile; if not, it is refused again, an inbox at once
             say("lost the broker; reconnecting")
 
         async def on_back() -> None:

@@ -7,13 +7,10 @@ them reaches, for a request of a shape that `SHAPES` does not name, and for a ki
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import re
 import secrets
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,9 @@ from typing import Any
 import pytest
 from kube_samples import ONLY_LOOKED_FOR, SAMPLES, kinds, sample
 from kube_servers import Kube
+from kube_watched import ROOMS, Watched, arguments, noting_arguments, places_that_send
 
 from workers.adapters import cluster as adapter
-from workers.adapters import cluster_reading, cluster_wire
 from workers.adapters.cluster import CONFIG_MAP, HELM_REPOSITORY, NAMESPACE, Cluster, Conflict, Exists, Kind, Object
 from workers.errors import Stuck, Wait
 
@@ -31,39 +28,6 @@ from workers.errors import Stuck, Wait
 Home = Any
 US, OTHER = "catalyst-cutover", "somebody-else"
 ABSENT = Kind("nobody.example", "Nothing", "nothings")
-ROOMS = frozenset(str(room.__file__) for room in (adapter, cluster_reading, cluster_wire))
-"""The adapter's files."""
-
-
-class Watched(Cluster):
-    """The adapter, with a note of each request: where it was made, and its shape."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.shapes: set[str] = set()
-        self.lines: set[tuple[str, int]] = set()
-        self.before: Callable[[str, dict[str, str]], Awaitable[None]] | None = None
-        """Called with path and query, which it may change, before a request goes out."""
-
-    async def _send(self, method: str, path: str, query: Any, body: Any, content_type: str, limits: Any) -> Any:
-        query = dict(query)
-        self.shapes.add(shape(method, query, content_type))
-        frame = sys._getframe()
-        while frame := frame.f_back:  # type: ignore[assignment]
-            if (name := frame.f_code.co_filename) in ROOMS:
-                self.lines.add((name, frame.f_lineno))
-        if self.before:
-            await self.before(path, query)
-        return await super()._send(method, path, query, body, content_type, limits)
-
-
-def shape(method: str, query: dict[str, str], content_type: str) -> str:
-    """A request without the names in it: verb, what it says in its query, and in which words its body is."""
-    free = {"fieldManager", "limit", "continue", "labelSelector", "fieldSelector", "resourceVersion", "timeoutSeconds"}
-    said = "&".join(key if key in free else f"{key}={query[key]}" for key in sorted(query))
-    spoken = "" if method in ("GET", "DELETE") else f" {content_type}"
-    return f"{method} {said}{spoken}".replace("  ", " ").strip()
-
 
 SHAPES = {
     "GET",  # discovery, get
@@ -278,6 +242,9 @@ async def a_watch_tells_what_is_there_and_every_change(home: Home, ours: Cluster
 
 
 async def a_follower_is_told_when_the_list_is_whole(home: Home, ours: Cluster, other: Cluster) -> None:
+    await other.apply(CONFIG_MAP, text(home, "another"))
+    async with asyncio.timeout(60), aclosing(ours.follow(CONFIG_MAP, home.name, name="absent")) as events:
+        assert (await anext(events))[0] == adapter.SYNCED, "of one that is not there it is told that it is not"
     for name, namespace in (("here", home.name), ("anywhere", None)):
         synced = False
         async with asyncio.timeout(60), aclosing(ours.follow(CONFIG_MAP, namespace)) as events:
@@ -399,49 +366,15 @@ def test_every_kind_has_a_sample_or_is_only_looked_for() -> None:
 
 @pytest.mark.parametrize("server", ["sandbox"], indirect=True)
 async def test_no_call_is_without_a_contract(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = _arguments()
-    used = _noting_arguments(monkeypatch)
+    wanted = arguments()
+    used = noting_arguments(monkeypatch)
     async with clusters(home.kube) as (ours, other):
         for contract in CONTRACTS:
             await contract(home, ours, other)
     assert ours.shapes == SHAPES
-    assert _places_that_send() - ours.lines == set(), "lines of the adapter that send, reached by no contract"
+    assert places_that_send() - ours.lines == set(), "lines of the adapter that send, reached by no contract"
     missing = {f"{name}({argument})" for name, argument in wanted - used}
     assert missing == set(), "no contract gives these arguments"
-
-
-def _public() -> dict[str, Any]:
-    return {n: f for n, f in vars(Cluster).items() if inspect.isfunction(f) and not n.startswith("_")}
-
-
-def _arguments() -> set[tuple[str, str]]:
-    return {(name, argument) for name, f in _public().items() for argument in inspect.signature(f).parameters}
-
-
-def _noting_arguments(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
-    """From now on, which arguments of which public methods the contracts give."""
-    used: set[tuple[str, str]] = set()
-    for name, method in _public().items():
-
-        def noted(*args: Any, _name: str = name, _method: Any = method, **more: Any) -> Any:
-            bound = inspect.signature(_method).bind(*args, **more)
-            if "self" in bound.arguments and isinstance(bound.arguments["self"], Watched):
-                used.update((_name, argument) for argument in bound.arguments)
-            return _method(*args, **more)
-
-        monkeypatch.setattr(Cluster, name, noted)
-    return used
-
-
-def _places_that_send() -> set[tuple[str, int]]:
-    """Lines of the adapter on which a request is made, by any of its ways to the wire."""
-    ways = ("_call", "_send", "_write", "_list")
-    return {
-        (file, node.lineno)
-        for file in ROOMS
-        for node in ast.walk(ast.parse(Path(file).read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ways
-    }
 
 
 def test_nobody_else_speaks_to_the_api_server() -> None:
