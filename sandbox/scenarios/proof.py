@@ -23,7 +23,7 @@ from sandbox.controllers.api import (
 from sandbox.controllers.conditions import REQUESTED_AT
 from sandbox.kubelet import RESOLVER
 from sandbox.policy import API_SERVER, CILIUM, CLUSTERWIDE
-from sandbox.scenarios.scenario import Act, Scenario, until
+from sandbox.scenarios.scenario import LAST_WORK, Act, Scenario, until
 
 if TYPE_CHECKING:
     from sandbox.box import Box
@@ -282,7 +282,7 @@ SCENARIOS: dict[str, Scenario] = {
     "block-cuts-apiserver": Scenario(
         "the API server is reached over a public address", "BlockCutsTooMuch", _api_out, heal=_api_back),
     "reconcile-fails-in-minute-9": Scenario(
-        "late in the hold Flux's token is revoked", "NotGreenUnderBlock", during=_revoke, heal=_restore, at=2),
+        "late in the hold Flux's token is revoked", "NotGreenUnderBlock", during=_revoke, heal=_restore, at=LAST_WORK),
     "flapping-source": Scenario(
         "a source fails for a moment and recovers", "NotGreenUnderBlock", during=_flap),
     "watch-gap": Scenario("every watch breaks during the hold; the clock starts anew", "", during=_blink),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Act = Callable[["Box"], Awaitable[None]]
 ACTED = 30.0  # seconds after the step for an act to be over
+FIRST_SAMPLE = "s1"
+LAST_WORK = "hold1"
+"""The nodes' pulls: everything else that is forced has been fetched by then."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,14 @@ class Scenario:
     stage: Act | None = None
     """Before `step` begins; for the first step, before the run is asked for."""
     during: Act | None = None
-    """While `step` works; in the proof while the clock runs, at the canaries' turn `at`."""
+    """While `step` works; in the proof while the clock runs, at turn `at`."""
     heal: Act | None = None
     described: Callable[[dict[str, Any]], None] | None = None
     """Changes what the workers are told of the Sovereign, before they start."""
     waits: bool = False
     """The verdict is what `step` must wait with, bounded by the pool; healed, the same run goes on to its end."""
-    at: int = 1
+    at: str = FIRST_SAMPLE
+    """A turn of the proof's Pods, which is all of it that can be seen in the box."""
     step: str = flow.LAST.slug
 
 
@@ -111,19 +115,25 @@ async def near_its_step(box: Box, stream: JetStreamLog, scenario: Scenario) -> A
             raise outcome
 
 
-async def _acted(box: Box, act: Act, turn: int, step: str) -> None:
-    """In the proof, the canaries' turn tells that the clock runs: nobody else in the box can see it."""
-    while step == flow.LAST.slug and not any(
-        (p["metadata"].get("labels") or {}).get(TURN) == f"s{turn}" for p in box.mirrors[PODS]
-    ):
-        await asyncio.sleep(0.05)
+async def _acted(box: Box, act: Act, turn: str, step: str) -> None:
+    """In the proof, the turn of its Pods tells how far it is: nobody else in the box can see it."""
+    if step == flow.LAST.slug:
+        await _turn_comes(box, turn)
     box.log("sandbox: the scenario acts")
     await act(box)
     box.enforcer.judge()
 
 
-def _turns(box: Box) -> set[str]:
-    return {str((pod["metadata"].get("labels") or {}).get(TURN)) for pod in box.mirrors[PODS]}
+async def _turn_comes(box: Box, turn: str) -> None:
+    """Heard, not looked for: such a Pod may be gone between two looks."""
+    come = asyncio.Event()
+
+    def changed(_old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        if new is not None and (new["metadata"].get("labels") or {}).get(TURN) == turn:
+            come.set()
+
+    with box.mirrors[PODS].listening(changed):
+        await come.wait()
 
 
 async def until(done: Callable[[], bool], limit: float = 60.0) -> None:
