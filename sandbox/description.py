@@ -65,7 +65,7 @@ def describe(
         mothership_login=pull,
         flux=Flux(timeout=60),
         nodes=Nodes(timeout=30),
-        proof=Proof(hold=hold, rehearsal=True, sample=max(1.0, min(15.0, hold / 5)), connect_timeout=0.5),
+        proof=Proof(hold=hold, rehearsal=True, sample=max(1.0, min(15.0, hold / 5)), connect_timeout=1.0),
         extra_images=(PAUSE,),
         secret_namespaces=secret_namespaces,
     )

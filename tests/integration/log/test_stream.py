@@ -113,5 +113,5 @@ async def test_an_append_while_the_broker_is_away_is_given_up_after_its_budget(b
         began = datetime.now(UTC)
         with pytest.raises(LogUnavailable):
             await Journal(stream).append(draft(accepted(), 1))
-        assert (datetime.now(UTC) - began).total_seconds() < 8
+        assert (datetime.now(UTC) - began).total_seconds() < 30
     await bench.broker.restart()

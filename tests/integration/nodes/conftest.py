@@ -182,7 +182,7 @@ def described(**more: Any) -> Sovereign:
         gitea=Gitea(url="http://gitea:3000", cluster_url=f"https://{LOCAL}", login=LOGIN),
         harbor=Harbor(url="http://harbor", host=LOCAL, login=LOGIN),
         nodes=Nodes(timeout=more.get("timeout", 60), wave=more.get("wave", 10)),
-        proof=Proof(hold=3, rehearsal=True, connect_timeout=0.5),
+        proof=Proof(hold=3, rehearsal=True, connect_timeout=1.0),
         upstreams=tuple(u for u in Sovereign.model_fields["upstreams"].default if u.host in {"ghcr.io", "docker.io"}),
     )
 

@@ -69,7 +69,7 @@ async def ready(cast_of: Cast, tmp_path: Any, hold: float = 60, lease: float = 6
     )
     old = cast_of.world
     gitea = old.sovereign.gitea.model_copy(update={"login": Login(username="u", password_file=secret)})
-    proof = Proof(hold=hold, rehearsal=True, lease=lease, sample=1, connect_timeout=0.5)
+    proof = Proof(hold=hold, rehearsal=True, lease=lease, sample=1, connect_timeout=1.0)
     sovereign = old.sovereign.model_copy(update={"gitea": gitea, "proof": proof})
     nothing = cast(Any, None)
     git = cast(Any, SlowGit())
