@@ -141,6 +141,8 @@ class _Reading:
     results: dict[str, Document] | None = None
     before: facts.Audited | None = None
     after: facts.Audited | None = None
+    signer: str = ""
+    """The key that the log named last for its certificates; a run that was only accepted since unsays it not."""
 
 
 def statement(entries: Sequence[Entry], signer: Verifier) -> Document:
@@ -152,7 +154,7 @@ def statement(entries: Sequence[Entry], signer: Verifier) -> Document:
     run, done = reading.done, reading.completed
     if run is None or done is None or not reading.state.complete:
         raise Uncertifiable(_why_not(reading.state))
-    if (said := _named_signer(reading)) and said != signer.keyid:
+    if (said := reading.signer) and said != signer.keyid:
         raise Uncertifiable(f"the log names {said} as the key of its certificates, not {signer.keyid}")
     return {
         "_type": STATEMENT,
@@ -207,9 +209,9 @@ def _read(entries: Iterable[Entry]) -> _Reading:
             case facts.Accepted():
                 results, reading.before = {}, reading.after or reading.before
                 reading.after = None
-            case facts.StepSucceeded():
+            case facts.StepSucceeded() if _counts(reading.state, data.step, entry.seq):
                 results[data.step] = data.result
-            case facts.Audited():
+            case facts.Audited() if reading.state.run is not None and event.run == reading.state.run.id:
                 _audited(reading, data)
             case facts.Completed() if before.run is not None and event.run == before.run.id:
                 reading.done, reading.completed, reading.results = before.run, data, dict(results)
@@ -217,17 +219,20 @@ def _read(entries: Iterable[Entry]) -> _Reading:
     return reading
 
 
+def _counts(state: State, slug: str, seq: int) -> bool:
+    """True when the fold took this success: one under an old token, or of another run, says nothing here either."""
+    step = state.run.step(slug) if state.run else None
+    return step is not None and step.seen == seq and step.result == "success"
+
+
 def _audited(reading: _Reading, data: facts.Audited) -> None:
     """Before the proof began it tells what there was, after that what is left."""
     run = reading.state.run
+    reading.signer = data.signer or reading.signer
     if run is not None and run.step(LAST.slug).result == "success":
         reading.after = data
     else:
         reading.before = data
-
-
-def _named_signer(reading: _Reading) -> str:
-    return reading.after.signer if reading.after else ""
 
 
 def _verdict(reading: _Reading) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from events import certificate, export
 from events.certificate import Forged, Signer, Uncertifiable, Verifier
+from events.envelope import record
 from events.flow import SLUGS
 from events.fold import fold
 from events.log import Entry
@@ -148,6 +149,29 @@ def test_a_log_that_names_its_signer_takes_no_certificate_of_another_even_withou
     assert certificate.verify(certificate.issue(named, KEY), named).faults == ()
     with pytest.raises(Uncertifiable, match="names"):
         certificate.issue(named, Signer.new())
+
+
+def test_a_request_that_came_after_completion_does_not_free_the_log_for_another_key() -> None:
+    named = list(log(signer=KEY.verifier.keyid))
+    asked = histories.draft(histories.accepted(), 99, run="another").sealed(
+        len(named) + 1, record(1, named[-1].raw).hash
+    )
+    named.append(Entry(len(named) + 1, named[-1].subject, asked.encode()))
+    assert certificate.verify(certificate.issue(named, KEY), named).faults == ()
+    with pytest.raises(Uncertifiable, match="names"):
+        certificate.issue(named, Signer.new())
+
+
+def test_a_success_that_the_fold_does_not_take_says_nothing_in_the_certificate() -> None:
+    history = histories.whole_run()[:-1]
+    proof = histories.succeeded(SLUGS[-1], token=1)
+    claimed = proof.model_copy(update={"result": {**proof.result, "held_seconds": 6000.0}})
+    run = fold(histories.chain([*history, claimed])).run
+    assert run is not None
+    done = facts.Completed(evidence_digest=run.digest, rehearsal=True)
+    document = certificate.statement(histories.chain([*history, claimed, done]), KEY.verifier)
+    held = certificate.statement(log(), KEY.verifier)["predicate"]["egress"]["held_seconds"]
+    assert document["predicate"]["egress"]["held_seconds"] == held
 
 
 def test_a_claim_that_the_log_does_not_make_fails_though_it_is_signed() -> None:
