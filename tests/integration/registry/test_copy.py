@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -274,6 +276,18 @@ async def test_a_blob_that_local_storage_lost_is_fetched_again(ready: Any) -> No
     assert (again.bytes_to_move, meter.moved) == (lost.size, lost.size)
 
 
+async def test_a_blob_that_local_storage_lost_is_sent_for_another_image_of_its_repository(ready: Any) -> None:
+    publish(ready.upstream["ghcr.io"].store, IMAGE)
+    plan, _ = await copied(ready.sovereign(), [IMAGE])
+    newer = "ghcr.io/fluxcd/source-controller:v1.4.2"
+    publish(ready.upstream["ghcr.io"].store, newer)
+    ready.upstream["ghcr.io"].store.tag("fluxcd/source-controller", "v1.4.2", plan.items[0].closure.digest)
+    lost = plan.items[0].closure.blobs[0]
+    ready.harbor.store.delete_blob("proxy-ghcr/fluxcd/source-controller", lost.digest)
+    _, meter = await copied(ready.sovereign(), [IMAGE, newer])
+    assert meter.moved == lost.size
+
+
 async def test_a_copy_that_rots_in_local_storage_is_seen(ready: Any) -> None:
     publish(ready.upstream["ghcr.io"].store, IMAGE)
     plan, _ = await copied(ready.sovereign(), [IMAGE])
@@ -307,6 +321,52 @@ async def test_the_mothership_serves_blobs_first_and_the_canonical_registry_what
     assert mothership.faults.fetched, "what the mothership has came from there"
     assert ready.harbor.store.tags("proxy-ghcr/stakater/reloader")
     assert len(plan.items) == 2
+
+
+def trimmed(site: Any) -> str:
+    """The mothership has one platform of the image, its index written anew, as Harbor's proxies do; its digest."""
+    store, name = site.upstream["harbor.openova.io"].store, "proxy-ghcr/fluxcd/source-controller"
+    publish(store, f"harbor.openova.io/{name}:v1.4.1")
+    index = store.manifest(name, "v1.4.1").document
+    content = json.dumps({**index, "manifests": index["manifests"][:1]}, indent=3).encode()
+    return str(store.put_manifest(name, content, OCI_INDEX, "v1.4.1"))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_proxys_index_is_not_taken_while_the_registry_that_counts_may_yet_answer(
+    ready: Any, status: int
+) -> None:
+    digest = publish(ready.upstream["ghcr.io"].store, IMAGE)
+    trimmed(ready)
+    faults = ready.upstream["ghcr.io"].faults
+    faults.add(Fault(Wrong.STATUS, path="/manifests/", status=status, retry_after="600", times=None))
+    with pytest.raises(Wait, match=r"source-controller:v1\.4\.1: .*ghcr\.io") as caught:
+        await copied(ready.sovereign(), [IMAGE])
+    assert (caught.value.reason, caught.value.after) == ("UpstreamUnavailable", 600)
+    faults.clear()
+    await copied(ready.sovereign(), [IMAGE])
+    assert ready.harbor.store.tags("proxy-ghcr/fluxcd/source-controller")["v1.4.1"] == digest
+
+
+@pytest.mark.parametrize("status", [401, 404])
+async def test_a_proxys_index_is_taken_and_told_when_the_registry_that_counts_gives_none(
+    ready: Any, status: int
+) -> None:
+    publish(ready.upstream["ghcr.io"].store, IMAGE)
+    digest = trimmed(ready)
+    ready.upstream["ghcr.io"].faults.add(Fault(Wrong.STATUS, path="/manifests/", status=status, times=None))
+    plan, _ = await copied(ready.sovereign(), [IMAGE])
+    assert plan.items[0].closure.digest == digest
+    said = rf"{IMAGE}: the index that harbor\.openova\.io gives is kept, .*may lack: GET ghcr\.io.*{status}"
+    assert [n for n in plan.items[0].closure.notices if re.match(said, n)]
+
+
+async def test_signatures_under_tags_come_along_though_the_referrers_are_denied(ready: Any) -> None:
+    digest = publish(ready.upstream["ghcr.io"].store, IMAGE)
+    ready.upstream["ghcr.io"].faults.add(Fault(Wrong.STATUS, path="/referrers/", status=403, times=None))
+    plan, _ = await copied(ready.sovereign(), [IMAGE])
+    assert f"{digest.replace(':', '-')}.sig" in ready.harbor.store.tags("proxy-ghcr/fluxcd/source-controller")
+    assert [n for n in plan.items[0].closure.notices if "could not be read" in n]
 
 
 async def test_a_login_that_harbor_refuses_is_a_matter_for_a_person(ready: Any) -> None:

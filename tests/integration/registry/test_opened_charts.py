@@ -75,6 +75,28 @@ async def test_what_only_a_chart_names_is_never_taken_for_absent_when_it_is_refu
         await stage.prewarm()
 
 
+async def test_what_only_a_chart_names_is_not_absent_because_its_registrys_token_service_is(stage: Stage) -> None:
+    named = "quay.io/stefanprodan/podinfo:6.7.1"
+    open_chart(stage, image=named)
+    upstream.seed(stage.site.upstream, [], [named], [])
+    stage.site.upstream["quay.io"].faults.add(Fault(Wrong.STATUS, path="^/token", status=404, times=None))
+    await stage.projects()
+    with pytest.raises(Wait, match=r"podinfo:6\.7\.1: GET token of quay\.io at .*404"):
+        await stage.prewarm()
+
+
+async def test_what_local_harbor_lost_is_fetched_again_though_something_optional_is_nowhere(stage: Stage) -> None:
+    open_chart(stage, image="ghcr.io/gone/for-good:1")
+    await stage.projects()
+    first = await stage.prewarm()
+    store, repository = stage.site.harbor.store, "proxy-ghcr/openova-io/openova/catalyst-api"
+    lost = next(m.document["layers"] for m in store.manifests(repository) if m.document.get("layers"))[-1]["digest"]
+    assert store.delete_blob(repository, lost)
+    again = await stage.prewarm()
+    assert store.has_blob(repository, lost)
+    assert again.references == first.references
+
+
 async def test_a_host_without_a_project_that_a_chart_names_is_an_error_that_names_the_chart(stage: Stage) -> None:
     open_chart(stage, image="cgr.dev/chainguard/kubectl:latest-dev")
     await stage.projects()

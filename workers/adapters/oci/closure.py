@@ -88,29 +88,39 @@ async def _follow(source: Source, parts: dict[str, Part], notices: list[str]) ->
 
 
 async def _about(source: Source, digest: str, notices: list[str]) -> list[Part]:
-    """What refers to one manifest: by API or tag schema, and by cosign's tags."""
+    """What refers to one manifest: by API or tag schema, and by cosign's tags. One may be denied without the other."""
+    found: list[Part] = []
+    for look in (_referrers, _cosigned):
+        try:
+            found += await look(source, digest, notices)
+        except Denied as denied:
+            notices.append(f"signatures and referrers in {source} could not be read: {denied}")
+    return found
+
+
+async def _referrers(source: Source, digest: str, notices: list[str]) -> list[Part]:
+    found: list[Part] = []
+    for referrer in await source.registry.referrers(source.repository, digest):
+        try:
+            tree = await _tree(source, await source.registry.manifest(source.repository, referrer.digest))
+        except (Missing, BadManifest) as trouble:
+            notices.append(f"{source}@{digest} lists a referrer that cannot be kept: {trouble}")
+            continue
+        found += [Part(m) for m in tree]
+    return found
+
+
+async def _cosigned(source: Source, digest: str, notices: list[str]) -> list[Part]:
     registry, repository = source.registry, source.repository
     found: list[Part] = []
-    try:
-        for referrer in await registry.referrers(repository, digest):
-            try:
-                tree = await _tree(source, await registry.manifest(repository, referrer.digest))
-            except (Missing, BadManifest) as trouble:
-                notices.append(f"{source}@{digest} lists a referrer that cannot be kept: {trouble}")
-                continue
-            found += [Part(m) for m in tree]
-        tags = [f"{digest.replace(':', '-')}.{suffix}" for suffix in COSIGN]
-        for tag, named in zip(
-            tags, await each(tags, len(tags), lambda t: registry.resolve(repository, t)), strict=True
-        ):
-            if named is None:
-                continue
-            try:
-                tree = await _tree(source, await registry.manifest(repository, tag))
-            except BadManifest as trouble:
-                notices.append(f"{source}:{tag} cannot be kept: {trouble}")
-                continue
-            found += [*(Part(m) for m in tree[:-1]), Part(tree[-1], (tag,))]
-    except Denied as denied:
-        notices.append(f"signatures and referrers in {source} could not be read: {denied}")
+    tags = [f"{digest.replace(':', '-')}.{suffix}" for suffix in COSIGN]
+    for tag, named in zip(tags, await each(tags, len(tags), lambda t: registry.resolve(repository, t)), strict=True):
+        if named is None:
+            continue
+        try:
+            tree = await _tree(source, await registry.manifest(repository, tag))
+        except BadManifest as trouble:
+            notices.append(f"{source}:{tag} cannot be kept: {trouble}")
+            continue
+        found += [*(Part(m) for m in tree[:-1]), Part(tree[-1], (tag,))]
     return found

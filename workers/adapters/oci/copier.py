@@ -199,17 +199,27 @@ class Copier(Prover):
             raise local_verdict(wanted.repository, trouble) from trouble
 
     async def _upstream(self, wanted: Wanted) -> Closure:
-        """Manifests from the canonical registry, whose digests count: a proxy's index may be re-serialised."""
+        """Manifests from the canonical registry, whose digests count: a proxy's index may be re-serialised.
+
+        Such an index is believed only when it is pinned, or when whose digests count will not say more, which is told.
+        """
         troubles: list[Exception] = []
         for origin, source in reversed(self._chain(wanted)):
             try:
                 if known := self._dead.get(origin.url):
                     raise known
-                return await closure.read(source, wanted.reference.pin, wanted.tag)
+                found = await closure.read(source, wanted.reference.pin, wanted.tag)
             except (WireTrouble, BadManifest) as trouble:
                 if isinstance(trouble, Unavailable):
                     self._dead.setdefault(origin.url, trouble)
                 troubles.append(trouble)
+            else:
+                if not troubles or wanted.reference.digest or not found.parts[-1].manifest.is_index:
+                    return found
+                if any(isinstance(trouble, Unavailable) for trouble in troubles):
+                    break  # whose digests count will yet say
+                said = f"the index that {origin.host} gives is kept, in which platforms and signatures may lack"
+                return replace(found, notices=(*found.notices, f"{wanted.reference}: {said}: {troubles[0]}"))
         if not troubles:
             troubles = [Missing("local Harbor does not have it, and it is not known where it came from")]
         raise upstream_verdict(wanted.reference, troubles) from troubles[0]
@@ -219,11 +229,11 @@ class Copier(Prover):
             return ()
 
         async def absent(blob: Descriptor) -> Descriptor | None:
-            if wanted.repository in self._homes[blob.digest]:
-                return None
+            # Asked, though a manifest here may name it: that only tells from where it may be mounted.
             if await self._local.has_blob(wanted.repository, blob):
                 self._homes[blob.digest].add(wanted.repository)
                 return None
+            self._homes[blob.digest].discard(wanted.repository)
             return blob
 
         try:

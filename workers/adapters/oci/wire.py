@@ -159,7 +159,10 @@ class Wire:
             raise Denied(f"{self.name} asks for its login at {realm.origin()}, which is somebody else; it is not sent")
         headers = {"Authorization": login} if login else {}
         async with self._http.get(service.asking([scope]), headers=headers) as answer:
-            await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
+            try:
+                await _judge(answer, f"GET token of {self.name} at {realm.origin()}")
+            except Missing as missing:
+                raise Unavailable(str(missing)) from None  # it says nothing of what the registry has
             return await told(answer.content)
 
 
