@@ -41,6 +41,8 @@ SLUGS: tuple[str, ...] = tuple(step.slug for step in STEPS)
 BY_SLUG: dict[str, Step] = {step.slug: step for step in STEPS}
 BY_NUMBER: dict[int, Step] = {step.number: step for step in STEPS}
 FIRST, LAST = STEPS[0], STEPS[-1]
+PIVOTS: tuple[str, ...] = SLUGS[3:7]
+"""Those that change what wins on a Sovereign that works; the ones before only bring copies."""
 
 
 def after(step: Step) -> Step | None:
@@ -55,4 +57,4 @@ def before(step: Step) -> tuple[Step, ...]:
 
 def find(word: str) -> Step | None:
     """The step that an operator means by a slug or a number."""
-    return BY_NUMBER.get(int(word)) if word.isdigit() else BY_SLUG.get(word)
+    return BY_NUMBER.get(int(word)) if word.isascii() and word.isdigit() else BY_SLUG.get(word)

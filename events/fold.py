@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from events.envelope import GENESIS, Event, Undecodable, data_of, read
-from events.flow import BY_SLUG, LAST, SLUGS, Step
+from events.flow import BY_SLUG, LAST, PIVOTS, SLUGS, Step
 from events.log import Entry
 from schemas import events as facts
 from schemas.progress import Progress
@@ -25,6 +25,7 @@ Result = Literal["", "running", "waiting", "success", "failed"]
 Phase = Literal["running", "succeeded", "failed", "cancelled"]
 
 
+UNDER_WAY: Final = ("running", "waiting")
 NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """For an event that does not say when: CloudEvents lets it be silent, ours never are."""
 _NONE: Final[dict[str, Any]] = {}  # shared and never written to: every change makes a new one
@@ -86,6 +87,10 @@ class Run(NamedTuple):
     def succeeded(self, step: Step) -> bool:
         """True when the newest attempt at the step succeeded."""
         return self.step(step.slug).result == "success"
+
+    def unsure(self, slug: str) -> bool:
+        """True while an attempt at the step may have changed something that it has not told yet."""
+        return self.step(slug).result in UNDER_WAY
 
 
 _UNTOUCHED = StepState()
@@ -196,13 +201,13 @@ def _apply(state: State, event: Event, seq: int) -> State:
     if isinstance(data, facts.Cancelled):
         ended = run._replace(phase="cancelled", finished_at=at, closed=True, reason="Cancelled",
                         message=data.reason or "", steps=_stopped(run))  # fmt: skip
-        return state._replace(run=ended)
+        return state._replace(run=ended, complete=state.complete and not any(map(run.unsure, PIVOTS)))
     if isinstance(data, facts.Failed):
         ended = run._replace(
             phase="failed", finished_at=at, closed=True, failed_step=run.failed_step or data.step,
             reason=run.reason or data.reason, message=run.message or data.message,
         )  # fmt: skip
-        return state._replace(run=ended, complete=state.complete and data.step != LAST.slug)
+        return state._replace(run=ended, complete=_still(state, data.step))
     if isinstance(data, facts.Audited):
         return state._replace(run=run, tethers=len(data.findings) + data.omitted)
     return _step_event(state._replace(run=run), run, event, data, seq, at)
@@ -232,6 +237,12 @@ def _accepted(state: State, event: Event, data: facts.Accepted, seq: int, at: da
     return state._replace(run=run, first_started_at=state.first_started_at or at, autofire=armed)
 
 
+def _still(state: State, failed: str) -> bool:
+    """Is the older proof good after this step failed? A pivot may have changed what wins, and nobody said how much;
+    a failed proof contradicts the older one."""
+    return state.complete and failed not in (*PIVOTS, LAST.slug)
+
+
 def _autofire(
     old: AutoFire | None, data: facts.AutoFireArmed | facts.AutoFireDisarmed, at: datetime
 ) -> AutoFire | None:
@@ -245,10 +256,7 @@ def _autofire(
 
 def _stopped(run: Run) -> dict[str, StepState]:
     """A cancelled run has no running step."""
-    return {
-        slug: step._replace(result="") if step.result in ("running", "waiting") else step
-        for slug, step in run.steps.items()
-    }
+    return {slug: step._replace(result="") if step.result in UNDER_WAY else step for slug, step in run.steps.items()}
 
 
 def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int, at: datetime) -> State:
@@ -258,7 +266,8 @@ def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int,
     old = run.step(slug)
     match data:
         case facts.StepStarted():
-            return state._replace(run=_started(run, old, event, data, seq, at))
+            still = state.complete and not (slug in PIVOTS and run.unsure(slug))
+            return state._replace(run=_started(run, old, event, data, seq, at), complete=still)
         case facts.StepProgress() if data.token == old.token:
             step = old._replace(progress=data.progress, seen=seq)
         case facts.StepWaiting() if data.token == old.token:
@@ -267,15 +276,14 @@ def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int,
             try:
                 outcome = RESULTS[slug].model_validate(data.result)
             except ValidationError:  # a success that cannot be read is none
-                return state._replace(run=_unreadable(run, slug, old, seq, at))
+                return state._replace(run=_unreadable(run, slug, old, seq, at), complete=_still(state, slug))
             step = old._replace(result="success", finished_at=at, seen=seq, outcome=outcome, reason="", message="")
             return _succeeded(state, run, slug, step, outcome)
         case facts.StepFailed() if data.token == old.token:
             step = old._replace(result="failed", finished_at=at, seen=seq, reason=data.reason, message=data.message)
             failed = _with(run, slug, step)._replace(phase="failed", failed_step=slug, finished_at=at,
                              reason=data.reason, message=data.message)  # fmt: skip
-            # A failed proof contradicts an older one: what was complete is no longer shown to be.
-            return state._replace(run=failed, complete=state.complete and slug != LAST.slug)
+            return state._replace(run=failed, complete=_still(state, slug))
         case _:
             return state
     return state._replace(run=_with(run, slug, step))

@@ -118,7 +118,7 @@ async def paint(cluster: Cluster, state: State, *, namespace: str, name: str, an
 def sequence(data: dict[str, str]) -> int:
     """The stream sequence that a picture stands for; 0 when it does not say."""
     word = data.get("streamSequence", "")
-    return int(word) if word.isdigit() else 0
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 20 else 0  # anybody may have written it
 
 
 def newer(data: dict[str, str], seq: int) -> bool:

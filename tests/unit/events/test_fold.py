@@ -8,8 +8,9 @@ import pytest
 from histories import accepted, chain, started, succeeded, whole_run
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from events.flow import SLUGS
+from events.flow import PIVOTS, SLUGS
 from events.fold import State, evolve, fold
 from events.log import Entry
 from events.picture import picture
@@ -21,6 +22,29 @@ def test_a_whole_run_is_complete() -> None:
     assert shown["cutoverComplete"] == "true"
     assert shown["rehearsal"] == "true"
     assert [shown[f"step.{slug}.result"] for slug in SLUGS] == ["success"] * 8
+
+
+def after_completion(*more: BaseModel) -> bool:
+    """Is it still complete when these facts came after it?"""
+    return fold(chain([*whole_run(), *more])).complete
+
+
+def failed(slug: str, token: int) -> facts.StepFailed:
+    return facts.StepFailed(step=slug, worker="w", token=token, reason="RolloutFailed", message="")
+
+
+TOKEN = len(whole_run()) + 1
+"""Of what is started next."""
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_an_attempt_that_told_no_changes_takes_completion_back_where_it_may_have_changed_what_wins(slug: str) -> None:
+    begun, quiet = started(slug, trigger=90), succeeded(slug, token=TOKEN + 1, changes=0)
+    again = started(slug, trigger=90)
+    assert after_completion(begun, succeeded(slug, token=TOKEN, changes=0)), "it told that it changed nothing"
+    assert after_completion(begun, again, quiet) is (slug not in PIVOTS), "the first died and told nothing"
+    assert after_completion(begun, facts.Cancelled(operator="ann", request=9)) is (slug not in PIVOTS)
+    assert after_completion(begun, failed(slug, TOKEN)) is (slug not in (*PIVOTS, SLUGS[-1]))
 
 
 @given(st.integers(0, 17), st.integers(1, 3))

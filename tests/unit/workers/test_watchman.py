@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from events.fold import Run, State, StepState
+from events.log import LogUnavailable
 from workers import watchman
 from workers.errors import Wait
 
@@ -25,8 +26,19 @@ class Book:
     def __init__(self, state: State) -> None:
         self.state, self._moved, self._at = state, anyio.Event(), time.monotonic()
 
+        self.newest: State | None = state
+        """What the broker has; None while it does not answer."""
+
+    async def refresh(self) -> State:
+        if self.newest is None:
+            raise LogUnavailable("away")
+        if self.newest.seq > self.state.seq:
+            self.write(self.newest)
+        return self.state
+
     def write(self, state: State) -> None:
         self.state, self._at = state, time.monotonic()
+        self.newest = self.newest and state
         self._moved.set()
         self._moved = anyio.Event()
 
@@ -83,6 +95,25 @@ async def test_a_lease_that_ran_out_is_lifted_once_with_the_attempts_own_token()
         await until(lambda: bool(lifts))
         await asyncio.sleep(0.5)
         assert lifts == [(7, False)]
+
+
+async def test_silence_over_a_line_that_lost_something_is_no_end_of_a_lease() -> None:
+    book = Book(state(1, "running", 7))
+    async with watching(book, lease=0.4) as lifts:
+        book.newest = state(2, "running", 7)  # renewed, and we were not told
+        await until(lambda: book.state.seq == 2)
+        assert lifts == []
+
+
+async def test_while_the_broker_is_away_only_what_is_past_its_own_time_may_go(monkeypatch: Any) -> None:
+    monkeypatch.setattr(watchman, "AGAIN", 0.05)
+    book = Book(state(1, "running", 7))
+    book.newest = None
+    async with watching(book, lease=0.4) as lifts:
+        await until(lambda: len(lifts) >= 2)
+        assert set(lifts) == {(7, True)}, "tried again and again, by the time that the block bears"
+        book.newest = book.state
+        await until(lambda: lifts[-1] == (7, False))
 
 
 async def test_an_attempt_that_ended_is_looked_after_at_once() -> None:
