@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.errors import Stuck
+
 PART = ".cutover-part"
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 """As k3s makes them: registries.yaml may hold passwords."""
@@ -57,11 +59,23 @@ class Disk:
 
 
 def read(path: Path) -> str | None:
-    """The text, byte for byte even when it is none; None when there is no file. Raises OSError."""
+    """The text, byte for byte even when it is none; None when there is no file. Raises OSError, Stuck."""
     try:
         return path.read_bytes().decode("utf-8", errors="surrogateescape")
     except FileNotFoundError:
+        if path.is_symlink():
+            # There is a file, on the node: only its folder is seen from here.
+            raise linked(path) from None
         return None
+
+
+def linked(path: Path) -> Stuck:
+    """What to say of a link that leads out of what is seen of the node."""
+    return Stuck(
+        "NodeFileIsLink",
+        f"{path} is a link to {path.readlink()}, and the agent sees nothing but this folder: what the node has there "
+        "would be lost. Put a copy of it in the link's place, or link to a file in this folder, by a relative path",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ class NodeAgent:
         self._found |= dict.fromkeys(broken.keys() - left.keys(), "written anew")
         self._found = {n: w for n, w in self._found.items() if n not in left} | dict.fromkeys(left, "not ours to mend")
         notes = [f"certs.d/{n}/hosts.toml was ignored by containerd, {what}" for n, what in sorted(self._found.items())]
+        ways = await asyncio.to_thread(node.by_hand, plan)
+        notes += [f"certs.d/{n}/hosts.toml, made by hand, still leads to {host}" for n, host in sorted(ways.items())]
         return changes, "; ".join(notes)
 
     def _report(self, digest: str, result: Any, message: str) -> NodeReport:

@@ -81,7 +81,7 @@ async def run(order: Order, world: World, report: Report) -> NodesPivoted:
         changes=changes,
         summary="; ".join(
             [
-                f"{what}: {len(nodes)} nodes pull from {sovereign.harbor.host} and nowhere else",
+                f"{what}: {len(nodes)} nodes pull images of mapped hosts from {sovereign.harbor.host} and nowhere else",
                 *([f"pull secrets lead to it too: {', '.join(mended)}"] if mended else []),
                 *found,
             ]

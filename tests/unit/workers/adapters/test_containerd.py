@@ -117,6 +117,93 @@ def test_a_link_that_leads_nowhere_is_trouble_and_nothing_is_left_half_done(tmp_
     assert not node.pending
 
 
+MOTHERSHIP = PLAN.model_copy(update={"mirrors": (*PLAN.mirrors, Mirror(host="harbor.openova.io", endpoint=ENDPOINT))})
+SPELLINGS = [
+    "https://harbor.openova.io:443/v2/proxy-nvcr",
+    "https://Harbor.OpenOva.io/v2/proxy-nvcr",
+    "harbor.openova.io/proxy-nvcr",
+    "HARBOR.openova.io:443",
+    "https://vendor:pw@harbor.openova.io./v2",
+]
+
+
+@pytest.mark.parametrize("url", SPELLINGS)
+def test_a_way_to_the_mothership_is_known_by_its_host_however_it_is_spelled(tmp_path: Path, url: str) -> None:
+    before = yaml.safe_dump(
+        {
+            "mirrors": {
+                "nvcr.io": {"endpoint": [url]},
+                "*": {"endpoint": [url]},
+                "x.test": {"endpoint": ["https://["]},
+            },
+            "configs": {"harbor.openova.io:443": {"auth": {"username": "vendor"}}, "corp.test:443": {}},
+        }
+    )
+    read = yaml.safe_load(registries_yaml(MOTHERSHIP, before))
+    assert read["mirrors"].keys() == {"ghcr.io", "harbor.openova.io", "x.test"}
+    assert read["configs"].keys() == {"corp.test:443", "harbor.sovereign.test"}
+    node = files(tmp_path)
+    for name, text in (("_default", ""), ("nvcr.io", HEADER)):
+        (node.certs / name).mkdir(parents=True)
+        (node.certs / name / "hosts.toml").write_text(f'{text}[host."{url}"]\n')
+    node.write(MOTHERSHIP)
+    assert {p.name for p in node.certs.iterdir()} == {"ghcr.io", "harbor.openova.io", "harbor.sovereign.test"}
+
+
+def test_local_harbor_beside_an_upstream_on_one_machine_is_no_way_upstream() -> None:
+    here = "http://127.0.0.1:5001/v2/x"
+    plan = NodePlan(registry="127.0.0.1:5001", mirrors=(Mirror(host="127.0.0.1:5002", endpoint=here),))
+    before = yaml.safe_dump({"mirrors": {"a": {"endpoint": [here]}, "b": {"endpoint": ["http://127.0.0.1:5002"]}}})
+    assert yaml.safe_load(registries_yaml(plan, before))["mirrors"].keys() == {"a", "127.0.0.1:5002"}
+
+
+def test_somebodys_own_file_that_leads_to_the_mothership_is_told_and_left(tmp_path: Path) -> None:
+    node = files(tmp_path)
+    text = '[host."https://harbor.openova.io:443/v2/proxy-nvcr"]\n'
+    for name, said in (("nvcr.io", text), ("corp.test", '[host."https://cache.corp.test"]\n'), ("ghcr.io", text)):
+        (node.certs / name).mkdir(parents=True)
+        (node.certs / name / "hosts.toml").write_text(said)
+    node.write(MOTHERSHIP)
+    assert node.by_hand(MOTHERSHIP) == {"nvcr.io": "harbor.openova.io"}
+    assert (node.certs / "nvcr.io/hosts.toml").read_text() == text
+
+
+LINKS = ["/etc/static/rancher/k3s/registries.yaml", "../elsewhere/registries.yaml"]
+
+
+@pytest.mark.parametrize("target", LINKS)
+def test_a_registries_yaml_behind_a_link_out_of_what_the_agent_sees_is_not_lost(tmp_path: Path, target: str) -> None:
+    node = files(tmp_path)
+    node.k3s.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/registries.yaml").write_text(BEFORE)
+    link = node.k3s / "registries.yaml"
+    link.symlink_to(target)
+    with pytest.raises(Stuck, match=rf"NodeFileIsLink.*registries\.yaml is a link to {target}.*copy of it"):
+        node.write(PLAN)
+    assert str(link.readlink()) == target
+    assert (tmp_path / "elsewhere/registries.yaml").read_text() == BEFORE
+    assert not node.certs.exists()
+    assert not node.pending
+
+
+def test_a_registries_yaml_behind_a_link_in_its_folder_is_written_where_it_is_and_put_back_there(
+    tmp_path: Path,
+) -> None:
+    node = files(tmp_path)
+    (node.k3s / "ours").mkdir(parents=True)
+    (node.k3s / "ours/acme.yaml").write_text(BEFORE)
+    (node.k3s / "registries.yaml").symlink_to("ours/acme.yaml")
+    node.begin(PLAN)
+    assert (node.k3s / "ours/acme.yaml").read_text() == registries_yaml(PLAN, BEFORE)
+    node.undo()
+    assert (node.k3s / "ours/acme.yaml").read_text() == BEFORE
+    node.write(PLAN)
+    assert (node.k3s / "registries.yaml").readlink() == Path("ours/acme.yaml")
+    assert (node.k3s / HOME / "before/registries.yaml").read_text() == BEFORE
+    assert node.begin(PLAN) == 0
+
+
 def test_the_files_of_before_are_kept_once(tmp_path: Path) -> None:
     node = files(tmp_path)
     node.k3s.mkdir()
@@ -155,7 +242,8 @@ def test_when_one_file_cannot_be_written_all_are_as_before(tmp_path: Path) -> No
 def test_a_registries_yaml_that_k3s_could_not_read_is_left_to_a_person(tmp_path: Path) -> None:
     node = files(tmp_path)
     node.k3s.mkdir()
-    for text in ("mirrors: [", "- a list\n", "mirrors: [ghcr.io]\n"):
+    local = "configs: {harbor.sovereign.test: "
+    for text in ("mirrors: [", "- a list\n", "mirrors: [ghcr.io]\n", local + "none}", local + "{tls: none}}"):
         (node.k3s / "registries.yaml").write_text(text)
         with pytest.raises(Stuck, match="BadRegistriesYaml"):
             node.write(PLAN)

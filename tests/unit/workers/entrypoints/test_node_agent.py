@@ -100,6 +100,15 @@ async def test_the_same_plan_again_is_no_news(tmp_path: Path) -> None:
     assert len(desk.reports) == 1
 
 
+async def test_a_file_by_hand_that_still_leads_upstream_is_told_with_the_report(tmp_path: Path) -> None:
+    desk = Desk()
+    (tmp_path / "certs.d/nvcr.io").mkdir(parents=True)
+    (tmp_path / "certs.d/nvcr.io/hosts.toml").write_text('[host."https://GHCR.io:443/v2"]\n')
+    await agent(tmp_path, desk).order(ORDER)
+    said = [(r.result, r.message) for r in desk.reports]
+    assert said == [("v2", "certs.d/nvcr.io/hosts.toml, made by hand, still leads to ghcr.io")]
+
+
 async def test_files_that_k3s_wrote_over_are_put_right_and_told(tmp_path: Path) -> None:
     desk = Desk()
     one = agent(tmp_path, desk)
