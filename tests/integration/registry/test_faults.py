@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -109,11 +110,25 @@ async def test_a_rate_limit_is_read_before_and_what_is_beyond_it_waits(ready: An
     for reference in HUB:
         publish(hub.store, reference)
     hub.pulls_left = 3
-    with pytest.raises(Wait, match=r"UpstreamBudget.*docker\.io gives 3 more images for now and 5 are needed"):
+    with pytest.raises(Wait, match=r"UpstreamBudget.*docker\.io gives 3 more manifests for now, and 5 images need"):
         await copied(ready.sovereign(), HUB)
     hub.pulls_left = None
     plan, _ = await copied(ready.sovereign(), HUB)
     assert len(plan.items) == 5
+
+
+async def test_each_window_of_a_rate_limit_brings_whole_images_though_an_index_costs_many(ready: Any) -> None:
+    hub = ready.upstream["docker.io"]
+    for reference in HUB:
+        publish(hub.store, reference)  # an index, its children, signature and SBOM
+    windows = 0
+    while sum(ready.harbor.store.exists(f"proxy-docker/library/part-{n}") for n in range(5)) < 5:
+        windows += 1
+        assert windows < 5, "each moved at least one"
+        hub.pulls_left = 20
+        with suppress(Wait):
+            await copied(ready.sovereign(), HUB)
+    assert windows > 1, "one was not enough"
 
 
 async def test_a_project_over_its_quota_is_a_matter_for_a_person(ready: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import anyio
@@ -108,9 +108,8 @@ class Copier(Prover):
                 await told(done)
                 return None
 
-        rest = await self._affordable(wanted, rest, postponed)
         items: dict[int, Item | None] = dict(zip(here, await each(here, ITEMS, one), strict=True))
-        items |= dict(zip(rest, await each(rest, ITEMS, willing), strict=True))
+        items |= await self._sparingly(wanted, rest, postponed, willing)
         known = frozenset(d for d, homes in self._homes.items() if homes)
         return CopyPlan(tuple(i for _, i in sorted(items.items()) if i), known, tuple(postponed), tuple(absent))
 
@@ -126,23 +125,34 @@ class Copier(Prover):
                 return None
             return Item(wanted[number], found, found.blobs)
 
-        numbers = await self._affordable(wanted, list(range(len(wanted))), postponed)
-        items = await each(numbers, ITEMS, willing)
-        return CopyPlan(tuple(i for i in items if i), postponed=tuple(postponed))
+        items = await self._sparingly(wanted, range(len(wanted)), postponed, willing)
+        return CopyPlan(tuple(i for _, i in sorted(items.items()) if i), postponed=tuple(postponed))
 
-    async def _affordable(self, wanted: Sequence[Wanted], numbers: list[int], postponed: list[Wait]) -> list[int]:
-        """Those for which the registry's rate limit has room. Docker Hub tells by HEAD how much that is."""
+    async def _sparingly(
+        self, wanted: Sequence[Wanted], numbers: Sequence[int], postponed: list[Wait],
+        read: Callable[[int], Awaitable[Item | None]],
+    ) -> dict[int, Item | None]:  # fmt: skip
+        """Read them, as far as the registry's rate limit has room. Docker Hub tells by HEAD how much that is.
+
+        An index costs one for itself and one for each child. What is counted is therefore read one after the other:
+        many half-read ones would use the limit up, and none of them could be copied, in this window or the next.
+        """
         counted = [n for n in numbers if self._canonical(wanted[n]) == LIMITED]
-        if not counted:
-            return numbers
-        first = wanted[counted[0]]
-        source = self._chain(first)[-1][1]
-        remaining = await source.registry.remaining(source.repository, first.reference.pin)
-        if remaining is None or remaining >= len(counted):
-            return numbers
-        later = counted[remaining:]
-        postponed.append(over_budget(LIMITED, remaining, len(counted), wanted[later[0]].reference))
-        return [n for n in numbers if n not in set(later)]
+        remaining = await self._remaining(wanted[counted[0]]) if counted else None
+        if remaining is None:
+            counted = []
+        elif remaining < len(counted):
+            first = wanted[counted[remaining]].reference
+            postponed.append(over_budget(LIMITED, remaining, len(counted), first))
+        others = [n for n in numbers if n not in set(counted)]
+        items = dict(zip(others, await each(others, ITEMS, read), strict=True))
+        for number in counted[:remaining]:
+            items[number] = await read(number)
+        return items
+
+    async def _remaining(self, wanted: Wanted) -> int | None:
+        source = self._chain(wanted)[-1][1]
+        return await source.registry.remaining(source.repository, wanted.reference.pin)
 
     def _canonical(self, wanted: Wanted) -> str:
         chain = self._chain(wanted)

@@ -145,7 +145,8 @@ def over_budget(host: str, remaining: int, needed: int, first: object) -> Wait:
     """What a step says when a registry will give fewer images now than are needed."""
     return Wait(
         "UpstreamBudget",
-        f"{host} gives {remaining} more images for now and {needed} are needed; {first} and those after it wait. "
+        f"{host} gives {remaining} more manifests for now, and {needed} images need one or more each; {first} and "
+        "those after it wait. "
         f"A login for {host} raises its limit",
         after=BUDGET_PATIENCE,
     )
