@@ -58,9 +58,11 @@ def command(ctx: click.Context, file: Path | None, output: str, api: str | None,
 
 
 async def _asked(remote: Remote) -> tuple[str, Audit]:
-    document = json.loads(await remote.ask("GET", "/audit"))
-    findings = tuple(Finding.model_validate(each) for each in document["findings"])
-    return document["sovereign"], Audit(datetime.fromisoformat(document["at"]), findings)
+    raw = await remote.ask("GET", "/audit")
+    with remote.understood():
+        document = json.loads(raw)
+        findings = tuple(Finding.model_validate(each) for each in document["findings"])
+        return document["sovereign"], Audit(datetime.fromisoformat(document["at"]), findings)
 
 
 async def _taken(settings: Settings) -> tuple[str, Audit]:

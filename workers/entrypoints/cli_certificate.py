@@ -61,6 +61,9 @@ def command(
 
 async def _asked(remote: Remote) -> tuple[bytes, list[Entry], Verifier]:
     signed = await remote.ask("GET", "/certificate")
+    with remote.understood():
+        if not {"payload", "signatures"} <= json.loads(signed).keys():
+            raise remote.foreign()
     try:
         predicate = certificates.opened(signed)["predicate"]
     except Forged as error:

@@ -48,14 +48,19 @@ def command(ctx: click.Context, diff: bool, sizes: bool, output: str, api: str |
 
 
 async def _asked(remote: Remote) -> list[Preview]:
-    document = json.loads(await remote.ask("GET", "/plan"))
-    return [
-        Preview(
-            step["step"], [Planned(change["what"], tuple(change["diff"])) for change in step["changes"]],
-            step["notes"], step["trouble"],
-        )
-        for step in document
-    ]  # fmt: skip
+    raw = await remote.ask("GET", "/plan")
+    with remote.understood():
+        found = [
+            Preview(
+                BY_SLUG[step["step"]].slug,
+                [Planned(change["what"], tuple(change["diff"])) for change in step["changes"]],
+                step["notes"], step["trouble"],
+            )
+            for step in json.loads(raw)
+        ]  # fmt: skip
+    if not found:  # nobody's plan has no steps: that nothing is in the way is not to be read out of it
+        raise remote.foreign()
+    return found
 
 
 async def _preview(settings: Settings, sizes: bool) -> list[Preview]:

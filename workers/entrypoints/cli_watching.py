@@ -40,7 +40,7 @@ def watch(
     Examples
       cutover watch
       cutover watch --from-start --plain | tee cutover.txt
-      cutover watch --api https://console.sovereign.example --token-file token
+      cutover watch --api https://cutover.sovereign.example --token-file token
     """
     whence = remote_of(api, token_file) or settings_of(ctx)
     watch_run(whence, from_start=from_start, once=not forever, plain=plain)

@@ -19,6 +19,9 @@ from events.log import Entry, LogUnavailable
 from schemas.progress import Progress
 from workers.entrypoints import printing
 
+BROKER_BACK = "the broker is back"
+API_BACK = "the API is back"
+
 
 class Followed(Protocol):
     """A journal to read along with."""
@@ -81,7 +84,7 @@ class Picture:
         self.state = state
 
     def note(self, text: str) -> None:
-        self.said = "" if text == "the broker is back" else text
+        self.said = "" if text in (BROKER_BACK, API_BACK) else text
 
     def __rich__(self) -> RenderableType:
         return printing.table(self.state, datetime.now(UTC), note=self.said)

@@ -95,6 +95,8 @@ class EventStream(Response):
                     task.cancel()
                 results = await asyncio.gather(writing, *enough, return_exceptions=True)
             _tell(results[0])
+            if self._once and results[0] is not None:
+                return  # cut short: without its end, nobody takes it for the whole; the connection is closed
             with suppress(OSError):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

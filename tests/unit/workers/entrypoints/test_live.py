@@ -80,3 +80,23 @@ async def test_events_that_come_at_once_travel_together_and_are_joined_once() ->
     assert first is not None
     assert first.seq == 49
     assert feed.after(49) is None
+
+
+@pytest.mark.parametrize(("cut", "once", "ended"), [(False, True, True), (True, True, False), (True, False, True)])
+async def test_what_was_to_be_the_whole_is_not_ended_when_it_was_cut(cut: bool, once: bool, ended: bool) -> None:
+    feed, readers, sent = Feed(), Readers(1, 1), list[Any]()
+    told(feed, 1, 2, 3)
+    readers.enter("reader")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if cut and message.get("more_body"):
+            readers.closing.set()
+            await asyncio.sleep(3600)
+
+    async def receive() -> Any:
+        await asyncio.sleep(3600)
+
+    await EventStream(feed, NOBODY, readers, "reader", 0, once=once)({"type": "http"}, receive, send)
+    assert (not sent[-1].get("more_body", True)) is ended
+    assert readers.count == 0
