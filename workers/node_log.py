@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 import anyio
 
@@ -10,8 +11,12 @@ from events import subjects
 from events.jetstream import Broker, JetStreamLog
 from events.log import LogUnavailable, NotPermitted
 from schemas.nodes import NodeReport
+from workers.adapters.cluster_kinds import Object, name_of
 from workers.errors import Stuck, Wait
 from workers.inbox import note
+
+SKEW = timedelta(seconds=60)
+"""Between a node's clock and the API server's."""
 
 
 class NodeLog:
@@ -46,3 +51,9 @@ async def reports(stream: JetStreamLog) -> dict[str, NodeReport]:
         if begun:
             raise
     return found
+
+
+def current(nodes: Iterable[Object], reports: Mapping[str, NodeReport]) -> dict[str, NodeReport]:
+    """Reports of the machines that are there: one from before its Node was made is of another under that name."""
+    born = {name_of(n): datetime.fromisoformat(at) for n in nodes if (at := n["metadata"].get("creationTimestamp"))}
+    return {n: r for n, r in reports.items() if n not in born or r.at >= born[n] - SKEW}

@@ -37,6 +37,7 @@ from workers.declared.changes import Change, at, holds
 from workers.declared.files import plan_edits
 from workers.declared.repository import root_of
 from workers.errors import Trouble, Wait
+from workers.node_log import current
 from workers.steps import (
     catalyst_api_env_patch,
     egress_block_test,
@@ -228,9 +229,9 @@ async def _nodes(world: World, _ground: Ground, said: Preview) -> None:
     if before != after:
         lines = _diff(_pretty(before), _pretty(after))
         said.add(f"ConfigMap {where.namespace}/{where.plan_config_map}", *lines)
-    names = [name_of(node) for node in await world.cluster.list(NODE)]
-    digest = plan_digest(wanted)
-    for name, why in registry_pivot.laggards(names, await world.nodes.latest(), digest).items():
+    listed = await world.cluster.list(NODE)
+    names, digest = [name_of(node) for node in listed], plan_digest(wanted)
+    for name, why in registry_pivot.laggards(names, current(listed, await world.nodes.latest()), digest).items():
         hosts = (f"+ certs.d/{m.host}/hosts.toml: {m.endpoint} and nowhere else" for m in wanted.mirrors)
         said.add(f"Node {name} ({why})", "+ registries.yaml: these mirrors, no default endpoint", *hosts)
     if not names:

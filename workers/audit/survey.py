@@ -40,6 +40,7 @@ from workers.audit.rules import Judge, all_hold, pod_spec
 from workers.declared.reconcile import each
 from workers.errors import Trouble
 from workers.needs import images
+from workers.node_log import current
 from workers.sovereign import Sovereign
 from workers.supply.sources import local_address
 from workers.world import World
@@ -142,6 +143,7 @@ def judged(seen: Inventory, sovereign: Sovereign, reports: Mapping[str, NodeRepo
     """All findings of what was read. Pure."""
     plan, broken = plan_of(seen.of(CONFIG_MAP), sovereign)
     nodes = seen.of(NODE)
+    reports = current(nodes, reports)
     judge = Judge.of(sovereign, plan, all_hold(nodes, plan, reports))
     found = [*seen.unread, *broken]
     if NODE in seen.objects and not nodes:

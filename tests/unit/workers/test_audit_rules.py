@@ -225,6 +225,17 @@ def test_a_pivoted_cluster_is_clean() -> None:
     assert [str(f) for f in audited(clean_cluster()).counting] == []
 
 
+def test_a_node_that_was_made_anew_under_its_name_has_not_answered_yet() -> None:
+    """The machine before it did: the new one has the mirrors of its first day, and may fetch as it likes."""
+    seen = clean_cluster()
+    meta = seen.objects[NODE][0]["metadata"]
+    meta["creationTimestamp"] = "2026-11-22T00:00:00Z"
+    assert audited(seen).clean
+    meta["creationTimestamp"] = "2026-11-23T00:02:00Z"
+    found = audited(seen)
+    assert {(f.tether, f.severity) for f in found.counting} == {(2, Severity.UNREADABLE), (7, Severity.TETHER)}
+
+
 def test_a_cluster_without_nodes_proves_nothing() -> None:
     seen = clean_cluster()
     seen.objects[NODE] = []

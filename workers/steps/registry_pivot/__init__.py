@@ -22,6 +22,7 @@ from schemas.results import NodesPivoted
 from workers.adapters.cluster_kinds import NODE, name_of
 from workers.adapters.containerd import plan_digest
 from workers.errors import Stuck
+from workers.node_log import current
 from workers.proof import pods, pulls
 from workers.sovereign import Sovereign
 from workers.steps.registry_pivot import logins, waves
@@ -65,12 +66,12 @@ async def run(order: Order, world: World, report: Report) -> NodesPivoted:
     await logins.look(world, wanted)
     await pods.ensure_namespace(cluster, sovereign.nodes.namespace)
     await pods.sweep(cluster, sovereign.nodes.namespace, order.token)
-    before = holding(nodes, waves.current(listed, await world.nodes.latest()), digest)
+    before = holding(nodes, current(listed, await world.nodes.latest()), digest)
     written, nodes = await waves.pivot(order, world, wanted, report)
     await report(Progress(message=f"proving pulls on {len(nodes)} nodes", percent=60))
     proof = await pulls.prove(world, nodes, order.token, "pivot")
     listed = await cluster.list(NODE)
-    late = laggards([*map(name_of, listed)], waves.current(listed, await world.nodes.latest()), digest)
+    late = laggards([*map(name_of, listed)], current(listed, await world.nodes.latest()), digest)
     if late:
         raise Stuck("NodesChanged", "; ".join(f"{n}: {why}" for n, why in late.items()))
     mended = await logins.mend(world, wanted, report)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -16,11 +15,10 @@ from schemas.progress import Progress
 from workers.adapters.cluster_kinds import CONFIG_MAP, NODE, Object, name_of
 from workers.adapters.containerd import plan_digest
 from workers.errors import Stuck
+from workers.node_log import current
 from workers.proof import pods, pulls
 from workers.world import Order, Report, World
 
-SKEW = timedelta(seconds=60)
-"""Between a node's clock and the API server's."""
 LOOK = 5.0  # seconds between two progress lines while nodes are silent
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 
@@ -45,12 +43,6 @@ def _why(report: NodeReport | None) -> str:
     if report.result == "failed":
         return f"failed: {report.message}"
     return f"still holds {report.digest[:19]}"
-
-
-def current(nodes: Iterable[Object], reports: Mapping[str, NodeReport]) -> dict[str, NodeReport]:
-    """Reports of the machines that are there: one from before its Node was made is of another under that name."""
-    born = {name_of(n): datetime.fromisoformat(n["metadata"]["creationTimestamp"]) for n in nodes}
-    return {n: r for n, r in reports.items() if n not in born or r.at >= born[n] - SKEW}
 
 
 def remarks(nodes: Sequence[str], reports: Mapping[str, NodeReport]) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from schemas.nodes import NodeReport, Turn
 from workers.adapters.containerd import plan_digest
 from workers.errors import Stuck, Wait
+from workers.node_log import current
 from workers.proof import pods, pulls
 from workers.proof.pulls import Outcome, outcome
 from workers.sovereign import Gitea, Harbor, Login, Sovereign, Upstream
@@ -74,7 +75,7 @@ def test_an_answer_from_before_the_node_was_made_is_another_machines() -> None:
 
     reports = {"kept": reported("kept", "d"), "new": reported("new", "d")}
     nodes = [node("kept", "2025-06-01T00:00:00Z"), node("new", "2026-01-01T00:02:00Z")]
-    assert waves.current(nodes, reports).keys() == {"kept"}
+    assert current(nodes, reports).keys() == {"kept"}
 
 
 def test_a_healthy_worker_goes_first_unless_one_is_named() -> None:
