@@ -50,8 +50,11 @@ class StepState(NamedTuple):
     """How often this trigger's work waited; the pool bounds it."""
     lost: int = 0
     """How often a worker claimed this trigger and was heard of no more."""
-    first: int = 0
-    """Sequence of the first claim for this trigger: since when it has been tried, by the broker's clock."""
+    troubled: int = 0
+    """Sequence of its first wait since it last moved anything, for this trigger: since when patience is needed, by the
+    broker's clock. 0: it is not."""
+    pause: float = 0.0
+    """Seconds from its newest event that it waits for."""
     reason: str = ""
     message: str = ""
     progress: Progress | None = None
@@ -269,9 +272,11 @@ def _step_event(state: State, run: Run, event: Event, data: BaseModel, seq: int,
             still = state.complete and not (slug in PIVOTS and run.unsure(slug))
             return state._replace(run=_started(run, old, event, data, seq, at), complete=still)
         case facts.StepProgress() if data.token == old.token:
-            step = old._replace(progress=data.progress, seen=seq)
+            troubled = 0 if _moved(old.progress, data.progress) else old.troubled
+            step = old._replace(progress=data.progress, seen=seq, troubled=troubled)
         case facts.StepWaiting() if data.token == old.token:
-            step = old._replace(result="waiting", reason=data.reason, message=data.message, tries=data.tries, seen=seq)
+            step = old._replace(result="waiting", reason=data.reason, message=data.message, tries=data.tries, seen=seq,
+                                troubled=old.troubled or seq, pause=data.after_seconds)  # fmt: skip
         case facts.StepSucceeded() if data.token == old.token:
             try:
                 outcome = RESULTS[slug].model_validate(data.result)
@@ -296,7 +301,7 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
         result="running", attempt=event.attempt or old.attempt + 1, worker=data.worker, token=seq,
         started_at=old.started_at if again else at, trigger=data.trigger, after=data.after, seen=seq,
         tries=old.tries if again else 0, lost=old.lost + (old.result == "running") if again else 0,
-        first=old.first if again else seq,
+        troubled=old.troubled if again else 0,
         progress=old.progress if again else None,
     )  # fmt: skip
     later = SLUGS[SLUGS.index(data.step) + 1 :]
@@ -305,6 +310,13 @@ def _started(run: Run, old: StepState, event: Event, data: facts.StepStarted, se
             steps={**pending, data.step: step}, current=data.step, phase="running", finished_at=None,
         closed=False, failed_step="", reason="", message="",
     )  # fmt: skip
+
+
+def _moved(before: Progress | None, now: Progress) -> bool:
+    """Is more done of a known number of bytes? Whoever knows it counts what is left, and what has moved stays.
+    Items are no measure: each attempt looks at all of them again."""
+    earlier = before.bytes_done if before else None
+    return now.bytes_total is not None and (now.bytes_done or 0) > (earlier or 0)
 
 
 def _unreadable(run: Run, slug: str, old: StepState, seq: int, at: datetime) -> Run:

@@ -144,9 +144,22 @@ class Pool:
             case Hold():
                 await self._hold(state, delivery)
                 return False
-            case Do():
-                await self._do(choice, step, trigger, delivery, state)
+            case Do(run=run):
+                if (rest := await self._rest(run.step(step.slug))) > 0:
+                    await delivery.later(min(rest, self.limits.longest))
+                else:
+                    await self._do(choice, step, trigger, delivery, state)
         return True
+
+    async def _rest(self, mine: StepState) -> float:
+        """Seconds that the step has yet to wait, by the broker's clock.
+
+        A long wait is looked at now and then: while its trigger is away, no other of the step is delivered, and after
+        a cancel a new run may need one.
+        """
+        if mine.result != "waiting" or mine.pause <= self.limits.longest:
+            return 0.0
+        return mine.pause - await self.stream.elapsed_since(mine.seen)
 
     def _lease_is_over(self) -> bool:
         return self.journal.silent_for() >= self.lease_seconds
@@ -245,7 +258,7 @@ class Pool:
                 await self.journal.refresh()
 
     async def _judge(self, error: Exception, claim: Claim) -> Retry | GiveUp:
-        """The verdict on an error, from how often and how long this trigger has been tried.
+        """The verdict on an error, from how often this trigger has been tried, and how long in vain.
 
         How long is told by the broker's clock alone: the worker before us may have stood on a machine whose own is
         wrong by hours."""
@@ -253,7 +266,7 @@ class Pool:
         log.info("%s: %s", claim.step.slug, cause, exc_info=None if isinstance(cause, Trouble) else error)
         mine = self._mine(claim)
         try:
-            elapsed = await self.stream.elapsed_since(mine.first or claim.token)
+            elapsed = await self.stream.elapsed_since(mine.troubled) if mine.troubled else 0.0
         except LogUnavailable:
             elapsed = 0.0  # how often it was tried is still known, and bounds it
         return verdict(cause, mine.tries + 1, elapsed, self.limits)
@@ -277,7 +290,7 @@ class Pool:
             )
             await self._append_ours(claim, self._fact(claim, outcome), None)
         if isinstance(outcome, Retry):
-            await claim.delivery.later(outcome.after)
+            await claim.delivery.later(min(outcome.after, self.limits.longest))
             return
         if emit is None:
             await self._follow_up(self.journal.state.run or claim.run, claim.step)

@@ -20,9 +20,9 @@ class Limits:
     losses: int = 100
     """Workers that may be lost in doing one trigger: a step that kills whoever does it must not kill for ever."""
     total: float = 2 * 3600.0
-    """Seconds from the first try of a trigger, all waits included."""
+    """Seconds from the first trouble since the step last moved anything, all waits included."""
     longest: float = 60.0
-    """Seconds between two tries, at most."""
+    """Seconds between two tries after an error that nobody foresaw, and that a trigger is away at a stretch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,22 @@ class GiveUp:
 def verdict(
     error: Exception, tries: int, elapsed: float, limits: Limits, jitter: Callable[[], float] = random.random
 ) -> Retry | GiveUp:
-    """What follows from `error` at the `tries`-th failure (from 1), `elapsed` seconds after the first try."""
+    """What follows from `error` at the `tries`-th failure (from 1), `elapsed` seconds after trouble began.
+
+    Whoever says how long to wait is asked no earlier, as far as patience lasts.
+    """
     match error:
         case Stuck():
             return GiveUp(error.reason, error.message)
         case Wait():
             reason, message, allowed = error.reason, error.message, limits.waits
-            after = min(max(error.after, 0.0), limits.longest)
+            after = max(error.after, 0.0)
         case _:
             reason, message, allowed = "Unexpected", f"{type(error).__name__}: {error}", limits.blips
             after = min(2.0 ** (tries - 1) * (0.5 + jitter() / 2), limits.longest)
-    if tries >= allowed or elapsed + after > limits.total:
+    if tries >= allowed or elapsed >= limits.total:
         return GiveUp(reason, f"{message} (given up after {tries} tries in {elapsed:.0f} s)")
-    return Retry(after, reason, message)
+    return Retry(min(after, limits.total - elapsed), reason, message)
 
 
 def plainest(error: Exception) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -154,6 +155,65 @@ async def test_waiting_is_tried_again_by_itself_and_bounded(bench: Bench) -> Non
     assert state.complete
     assert state.run is not None
     assert state.run.step("gitea-mirror").attempt == 3
+
+
+async def test_a_long_wait_is_kept_to_though_its_trigger_comes_back_before(bench: Bench) -> None:
+    bench.limits = Limits(longest=0.2)
+    begun: list[float] = []
+
+    async def mirror(order: Order, report: Report) -> StepResult:
+        begun.append(monotonic())
+        if len(begun) == 1:
+            raise Wait("UpstreamBusy", "429", after=1.5)
+        return await fine(order, report)
+
+    work = doing(bench.done)
+    fine = work["gitea-mirror"]
+    await bench.worker({**work, "gitea-mirror": mirror})
+    await bench.send(REQUESTED, asked())
+    assert (await bench.until(over)).complete
+    assert begun[1] - begun[0] >= 1.4
+    assert len(begun) == 2
+
+
+async def test_a_run_after_a_cancel_is_not_kept_back_by_a_long_wait_of_the_one_before(bench: Bench) -> None:
+    bench.limits = Limits(longest=0.2)
+    patient = True
+
+    async def mirror(order: Order, report: Report) -> StepResult:
+        if patient:
+            raise Wait("UpstreamBusy", "429", after=3600)
+        return await fine(order, report)
+
+    work = doing(bench.done)
+    fine = work["gitea-mirror"]
+    await bench.worker({**work, "gitea-mirror": mirror})
+    await bench.send(REQUESTED, asked())
+    await bench.until(lambda state: state.run is not None and state.run.step("gitea-mirror").result == "waiting")
+    await bench.send(CANCEL, asked("cancel", id="c", operator="ann"))
+    await bench.until(over)
+    patient = False
+    await bench.send(REQUESTED, asked(id="2"))
+    assert (await bench.until(lambda state: state.complete)).run is not None
+
+
+async def test_what_a_step_works_before_its_first_trouble_is_not_taken_from_its_patience(bench: Bench) -> None:
+    bench.limits = Limits(total=1.0)
+    tries = 0
+
+    async def mirror(order: Order, report: Report) -> StepResult:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await anyio.sleep(1.2)
+            raise Wait("UpstreamBusy", "503", after=0.05)
+        return await fine(order, report)
+
+    work = doing(bench.done)
+    fine = work["gitea-mirror"]
+    await bench.worker({**work, "gitea-mirror": mirror})
+    await bench.send(REQUESTED, asked())
+    assert (await bench.until(over)).complete
 
 
 async def test_a_defect_in_a_step_becomes_a_failure_after_a_few_tries(bench: Bench) -> None:

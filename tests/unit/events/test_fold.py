@@ -15,6 +15,7 @@ from events.fold import State, evolve, fold
 from events.log import Entry
 from events.picture import picture
 from schemas import events as facts
+from schemas.progress import Progress
 
 
 def test_a_whole_run_is_complete() -> None:
@@ -122,6 +123,35 @@ def test_a_fenced_workers_success_counts_for_nothing() -> None:
     assert run is not None
     assert run.step("gitea-mirror").result == "running"
     assert run.step("gitea-mirror").worker == "other"
+
+
+def waiting(slug: str, token: int, tries: int = 1) -> facts.StepWaiting:
+    return facts.StepWaiting(
+        step=slug, worker="w", token=token, reason="Busy", message="503", after_seconds=600, tries=tries
+    )
+
+
+def at_work(token: int, done: int, total: int | None) -> facts.StepProgress:
+    progress = Progress(message="copying", bytes_done=done, bytes_total=total)
+    return facts.StepProgress(step="harbor-prewarm", worker="w", token=token, progress=progress)
+
+
+def test_patience_is_counted_from_the_first_wait_since_the_step_last_moved_something() -> None:
+    slug = "harbor-prewarm"
+    history: list[BaseModel] = [accepted(), started(slug), at_work(2, 50, 100), waiting(slug, 2)]
+
+    def troubled(*more: BaseModel) -> int:
+        run = fold(chain([*history, *more])).run
+        assert run is not None
+        return run.step(slug).troubled
+
+    assert troubled() == 4, "what it worked before is no waiting"
+    again = (started(slug), at_work(5, 50, 100), waiting(slug, 5, 2))
+    assert troubled(*again) == 4, "nothing has moved since"
+    assert troubled(started(slug), at_work(5, 0, 50), at_work(5, 1, 50)) == 0
+    assert troubled(started(slug), at_work(5, 0, 50), at_work(5, 1, 50), waiting(slug, 5, 2)) == 8
+    assert troubled(started(slug), at_work(5, 60, None)) == 4, "of no known number: it may be the same once more"
+    assert troubled(started(slug, trigger=5)) == 0, "another trigger has its own"
 
 
 def test_the_first_start_is_never_overwritten() -> None:

@@ -22,11 +22,16 @@ def test_wait_is_tried_again_after_its_own_time() -> None:
 @given(st.floats(0, 1e6), st.integers(1, 100), st.floats(0, 1e4))
 def test_waiting_is_bounded_in_number_and_in_time(after: float, tries: int, elapsed: float) -> None:
     outcome = verdict(Wait("Busy", "503", after=after), tries, elapsed, LIMITS)
-    if tries >= LIMITS.waits or elapsed > LIMITS.total:
-        assert isinstance(outcome, GiveUp)
+    assert isinstance(outcome, GiveUp) == (tries >= LIMITS.waits or elapsed >= LIMITS.total)
     if isinstance(outcome, Retry):
-        assert outcome.after <= LIMITS.longest
-        assert elapsed + outcome.after <= LIMITS.total
+        assert outcome.after == min(after, LIMITS.total - elapsed)
+
+
+def test_who_says_how_long_to_wait_is_asked_no_earlier() -> None:
+    assert verdict(Wait("Busy", "429", after=600), 1, 0, Limits()) == Retry(600, "Busy", "429")
+    late = verdict(KeyError("x"), 9, 0, Limits(blips=20, longest=2), lambda: 1.0)
+    assert isinstance(late, Retry)
+    assert late.after == 2, "who does not say is asked again before long"
 
 
 def test_a_defect_is_tried_a_few_times_and_keeps_its_name() -> None:
