@@ -11,9 +11,10 @@ app.kubernetes.io/component: {{ .class }}
 {{- define "cutover.labels" -}}
 {{ include "cutover.selector" . }}
 app.kubernetes.io/part-of: catalyst-cutover
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- /* helm-controller appends `+<digest>` to the version of a chart from an OCIRepository: no label's character. */}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
 {{- end -}}
 
 {{/* Classes with a Deployment. */}}

@@ -53,6 +53,9 @@ users: [
           "$JS.API.STREAM.MSG.GET.{{ $stream }}"
           {{- if eq $class "control" }}
           "$JS.API.STREAM.CREATE.{{ $stream }}"
+          {{- if $.Values.broker.grow }}
+          "$JS.API.STREAM.UPDATE.{{ $stream }}"
+          {{- end }}
           {{- end }}
           {{- /* Control makes them all; the others look at their own. */}}
           {{- range (ternary $durables (index $own $class) (eq $class "control")) }}
@@ -83,6 +86,10 @@ users: [
       subscribe: {
         allow: [
           "_INBOX_{{ $class }}.>"
+          {{- /* As plain `nats sub` hears it: it may read all of that already. */}}
+          {{- if eq $class "operator" }}
+          "catalyst.cutover.>"
+          {{- end }}
         ]
       }
     }

@@ -1,3 +1,8 @@
+{{/* Uninstalled in the midst of a hold, all of ours loses its rights at once: the lifter must keep what it lifts with. */}}
+{{- define "cutover.kept" -}}
+{{- if eq . "lifter" }}annotations: {helm.sh/resource-policy: keep}{{ end -}}
+{{- end -}}
+
 {{/* A Role or ClusterRole and its binding. Given root, class, name, namespace (empty: the cluster), rules. */}}
 {{- define "cutover.grant" -}}
 {{- $prefix := .root.Values.prefix -}}
@@ -16,6 +21,7 @@ metadata:
   namespace: {{ . }}
   {{- end }}
   labels: {{- include "cutover.labels" . | nindent 4 }}
+  {{- include "cutover.kept" .class | nindent 2 }}
 rules: {{- .rules | nindent 2 }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -26,6 +32,7 @@ metadata:
   namespace: {{ . }}
   {{- end }}
   labels: {{- include "cutover.labels" . | nindent 4 }}
+  {{- include "cutover.kept" .class | nindent 2 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: {{ $kind }}, name: {{ $name }}}
 subjects:
   - {kind: ServiceAccount, name: {{ $account }}, namespace: {{ $home }}}

@@ -9,7 +9,7 @@ import nats.js.errors
 from nats.js.api import ConsumerConfig, StreamConfig
 
 from events.jetstream.connection import Connection
-from events.jetstream.shape import EARLIER, StreamDrift, consumer_configs, differences, stream_config
+from events.jetstream.shape import EARLIER, StreamDrift, consumer_configs, differences, grows, stream_config
 from events.jetstream.wire import RETRY, words
 from events.log import LogUnavailable, NotPermitted
 
@@ -21,7 +21,7 @@ class Maker(Connection):
         """Stream and consumers exist as they must. Raises StreamDrift listing every difference."""
         wanted = stream_config(self.broker)
         try:
-            found = await self._create_or_find(wanted)
+            found = await self._grown(wanted, await self._create_or_find(wanted))
             drift = differences(wanted, found)
             for consumer in consumer_configs(self.broker):
                 info = await self._consumer(consumer)
@@ -65,6 +65,17 @@ class Maker(Connection):
             return (await self.js.stream_info(self.broker.stream)).config
         except nats.js.errors.NotFoundError:
             return (await self.js.add_stream(wanted)).config
+
+    async def _grown(self, wanted: StreamConfig, found: StreamConfig) -> StreamConfig:
+        """A log that is to hold more is made to, by who may; else that is drift as any other difference is."""
+        if not grows(wanted, found):
+            return found
+        try:
+            return (await self.js.update_stream(wanted)).config
+        except RETRY:
+            if self.denied is None:
+                raise
+            return found
 
     async def _consumer(self, wanted: ConsumerConfig) -> ConsumerConfig:
         name = wanted.durable_name or ""

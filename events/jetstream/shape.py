@@ -84,6 +84,12 @@ def differences(wanted: StreamConfig | ConsumerConfig, found: StreamConfig | Con
     return lines
 
 
+def grows(wanted: StreamConfig, found: StreamConfig) -> bool:
+    """True when nothing differs but that it is to hold more."""
+    larger = (wanted.max_bytes or 0) > (found.max_bytes or 0) > 0
+    return larger and not differences(wanted, found.evolve(max_bytes=wanted.max_bytes))
+
+
 def _plain(value: Any) -> Any:
     value = getattr(value, "value", value)
     if isinstance(value, float) and value.is_integer():

@@ -50,6 +50,7 @@ RARE: dict[str, str] = {
 
 RARE_SUBJECTS: dict[str, str] = {
     "operator: catalyst.cutover.cancel": "tests/acceptance/test_events.py: a cancel stops a run",
+    "operator: catalyst.cutover.>": "tests/integration/chart/test_broker_permissions.py: plain `nats sub`",
     "operator: $JS.API.STREAM.INFO.CATALYST_CUTOVER": "`cutover` tells the head by it",
     **{
         f"{user}: $JS.API.CONSUMER.DELETE.CATALYST_CUTOVER.*": "the end of a reader of more than a few entries at once"

@@ -25,6 +25,16 @@ GIVEN = {
 }
 """What the chart says itself, by model: it is no value."""
 
+READ = {
+    "Sovereign": {"harbor", "flux", "catalyst_api", "nodes", "proof", "secret_namespaces"},
+    "Harbor": {"robot_secret"},
+    "Flux": {"namespace", "git_repository", "git_secret"},
+    "CatalystApi": {"namespace", "deployment", "release", "release_namespace"},
+    "Nodes": {"namespace", "plan_config_map"},
+    "Proof": {"crossplane", "lifter_account", "policy"},
+}
+"""What the templates read, by model: a value that is `null` is told with its path, not as a template's error."""
+
 NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 HOST = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
@@ -134,8 +144,10 @@ def _model(schema: Schema, spelled: Any) -> Schema:
             properties[spoken] = SECRET
         else:
             properties[spoken] = _patterned(spelled(field, name), IN_MODEL.get((title, name)))
-        if name in schema.get("required", ()):
+        if name in schema.get("required", ()) or name in READ.get(title, ()):
             required.append(spoken)
+        if name == "secret_namespaces":
+            properties[spoken]["uniqueItems"] = True  # a Role for each
     if title == "Harbor":
         properties["host"] = EMPTY_OR_HOST  # empty: made of the Sovereign's name
     return thing(properties, tuple(required))
@@ -192,6 +204,7 @@ def values() -> Schema:
             {
                 "login": {"enum": ["password", "nkey", "creds"]},
                 "secrets": thing({name: text(NAME) for name in users}, users),
+                "grow": YES,
                 "embedded": _embedded(),
             },
             ("login", "secrets"),
@@ -251,8 +264,12 @@ def _together() -> list[Schema]:
     digest = within("image", schema=within("digest", schema=text(DIGEST)))
     server = within("broker", "embedded", schema=digest)
     nobody = within("broker", schema={"properties": {"login": {"enum": ["password", "nkey"]}}})
+    several = {"enabled": {"const": True}, "replicas": {"type": "integer", "minimum": 2}}
+    shared = within("settings", "api", schema={"required": ["ticket_key_secret"]})
     return [
         on("api", "enabled", then=within("settings", "api", schema=known)),
+        # A ticket of one replica opens nothing at another one that has not its key.
+        {"if": within("api", schema={"properties": several, "required": list(several)}), "then": shared},
         on("settings", "auto_fire", "enabled", then=within("settings", schema={"required": ["handover"]})),
         within("settings", "sovereign", "proof", schema=long_enough),
         on("broker", "embedded", "enabled", then={"allOf": [server, nobody]}),
@@ -277,7 +294,8 @@ def _embedded() -> Schema:
     image = thing({"repository": text(IMAGE), "digest": text(rf"^$|{DIGEST}")})
     return thing(
         {
-            "enabled": YES, "image": image, "storage": text(SIZE), "storageClassName": TEXT, "resources": RESOURCES,
+            "enabled": YES, "image": image, "storage": text(SIZE),
+            "maxFileStore": text(rf"^$|{SIZE}"), "storageClassName": TEXT, "resources": RESOURCES,
         }
     )  # fmt: skip
 

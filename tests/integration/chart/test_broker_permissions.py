@@ -20,7 +20,7 @@ from pool_bench import opened as bench_opened
 
 from events.envelope import Draft
 from events.jetstream import Broker as Login
-from events.jetstream import JetStreamLog, step_durable
+from events.jetstream import JetStreamLog, StreamDrift, step_durable
 from events.log import LogUnavailable, NotPermitted
 from events.subjects import ALL, CANCEL, JOURNAL, REJECTED
 from sandbox import blueprint
@@ -166,6 +166,43 @@ async def test_workers_read_the_journal_and_the_nodes_and_not_what_operators_ask
         assert [entry async for entry in server.logs[who].read(JOURNAL)] == []
         with pytest.raises(NotPermitted, match=r"consumer\.create"):
             _ = [entry async for entry in server.logs[who].read("catalyst.cutover.login")]
+
+
+async def test_an_operator_hears_all_by_a_plain_subscription_and_nobody_else_does(server: Server) -> None:
+    """What `nats sub 'catalyst.cutover.>'` does."""
+    for who in CLASSES:
+        log = server.logs[who]
+        heard = await log.client.subscribe(ALL)
+        await log.client.flush()
+        await server.logs[BOX].publish_raw(JOURNAL, b"{}", id=f"told-{who}")
+        if who == "operator":
+            assert (await heard.next_msg(timeout=60)).subject == JOURNAL
+            assert log.denied is None
+        else:
+            with anyio.fail_after(60):
+                while not log.denied:
+                    await anyio.sleep(0.01)
+            assert log.denied == f'nats: permissions violation for subscription to "{ALL}"'
+
+
+async def test_a_log_is_made_larger_by_control_while_the_chart_lets_it_and_by_nobody_else(server: Server) -> None:
+    async def ensured(who: str, most: int) -> None:
+        login = server.logs[who].broker.model_copy(update={"max_bytes": most})
+        async with JetStreamLog.open(login) as log:
+            await log.ensure()
+
+    was = server.logs["control"].broker.max_bytes
+    with pytest.raises(StreamDrift, match=rf"max_bytes is {was}, must be {2 * was}"):
+        await ensured("control", 2 * was)
+    larger = blueprint.charter({**WITH_API, "broker": {"grow": True}})
+    server.broker.configure(larger.authorization())
+    await server.broker.restart()
+    with pytest.raises((StreamDrift, NotPermitted, LogUnavailable)):
+        await ensured("supply", 2 * was)
+    await ensured("control", 2 * was)
+    assert (await server.logs[BOX].js.stream_info(STREAM)).config.max_bytes == 2 * was
+    with pytest.raises(StreamDrift, match="max_bytes"):
+        await ensured("control", was)
 
 
 async def test_whoever_may_append_may_lie(server: Server) -> None:

@@ -140,7 +140,13 @@ async def test_install_upgrade_rollback_uninstall_and_install_again(ground: Grou
 
     await helm.uninstall()
     left = await ground.objects()
-    assert set(left) & ours == {("Namespace", "", ground.nodes)}
+    lifter = {key for key in ours if "lifter" in key[2]}
+    assert {kind for kind, *_ in lifter} == {
+        "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"
+    }  # fmt: skip
+    assert set(left) & ours == {("Namespace", "", ground.nodes), *lifter}, (
+        "a Job beside a block must be able to lift it"
+    )
     assert plan in left
     assert content(left, set(before)) == content(before, set(before))
 
@@ -152,6 +158,9 @@ async def test_install_upgrade_rollback_uninstall_and_install_again(ground: Grou
     assert content(again, {*before, plan}) == content({**before, plan: left[plan]}, {*before, plan})
     await helm.uninstall()
     await ground.kubectl("delete", "namespace", corner, ground.nodes, "--wait=false")
+    for kind, namespace, name in lifter:
+        if not namespace:
+            await ground.kubectl("delete", kind, name)
     for obj in others(corner):
         await ground.kubectl("delete", obj["kind"], obj["metadata"]["name"], "--namespace", "flux-system", check=False)
 

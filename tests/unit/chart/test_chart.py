@@ -14,7 +14,7 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
-from chart_matrix import API, DIGEST, EMBEDDED, MATRIX, full
+from chart_matrix import API, DIGEST, EMBEDDED, INGRESS, MATRIX, ROUTE, full
 from grants import grants, published_by, rules
 
 from sandbox import blueprint
@@ -256,6 +256,56 @@ def test_no_secret_is_written_anywhere(values: Object) -> None:
     text = json.dumps(render(values))
     assert not re.search(r'"password": "(?!\$)', text)
     assert "BEGIN" not in text
+
+
+def test_every_label_is_one_whatever_flux_makes_of_the_version(tmp_path: Path) -> None:
+    """helm-controller appends `+<digest>` to the version of a chart that comes from an OCIRepository."""
+    shutil.copytree(CHART, tmp_path / "chart")
+    about = tmp_path / "chart" / "Chart.yaml"
+    about.write_text(re.sub(r"^((?:app)?[vV]ersion: \"?[0-9.]+)", r"\1+9f86d081884c", about.read_text(), flags=re.M))
+    files = helm_python.Chart.load(tmp_path / "chart").render(full(EMBEDDED), name="cutover", namespace="cutover")
+    label = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+    found = [
+        (obj["kind"], value)
+        for name, text in files.items() if not name.endswith("NOTES.txt")
+        for obj in yaml.safe_load_all(text) if obj
+        for value in obj["metadata"].get("labels", {}).values()
+    ]  # fmt: skip
+    assert [each for each in found if not label.fullmatch(each[1])] == []
+    assert any("_9f86d081884c" in value for _, value in found)
+
+
+def test_what_a_lifter_lifts_with_outlives_the_release() -> None:
+    """Uninstalled in the midst of a hold, the Job beside the block is what is left to lift it."""
+    kept = {"helm.sh/resource-policy": "keep"}
+    whose = {
+        (o["kind"], o["metadata"].get("annotations") == kept) for o in render() if "lifter" in o["metadata"]["name"]
+    }
+    assert whose == {
+        (kind, True) for kind in ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    }
+
+
+def test_an_api_behind_ciliums_own_gateway_lets_it_in() -> None:
+    """Its traffic is `reserved:ingress`, of no namespace."""
+
+    def heard(values: Object) -> list[Any]:
+        (policy,) = (
+            o for o in render(values) if o["kind"] == "CiliumNetworkPolicy" and o["metadata"]["name"] == "cutover-api"
+        )
+        return [rule["fromEntities"] for rule in policy["spec"]["ingress"] if "fromEntities" in rule]
+
+    api = merged(API, {"network": {"policies": "cilium"}})
+    assert heard(api) == [["host"]]
+    for way in ({"httpRoute": ROUTE}, {"ingress": INGRESS}):
+        assert heard(merged(api, {"api": way})) == [["host"], ["ingress"]]
+
+
+def test_a_broker_of_its_own_goes_where_the_workers_go() -> None:
+    where = {"tolerations": [{"operator": "Exists"}], "nodeSelector": {"a": "b"}, "priorityClassName": "high"}
+    placed = [spec for obj, spec in pods(render(merged(EMBEDDED, where))) if obj["kind"] != "DaemonSet"]
+    assert len(placed) == 5
+    assert all({name: spec.get(name) for name in where} == where for spec in placed)
 
 
 # --- least privilege, as laws ----------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ WRONG: dict[str, tuple[Object, str]] = {
     "an-api-that-knows-nobody": ({"api": {"enabled": True}}, "/settings"),
     "auto-fire-without-handover": ({"settings": {"auto_fire": {"enabled": True}}}, "/settings"),
     "a-broker-without-a-digest": ({"broker": {"embedded": {"enabled": True}}}, "/broker/embedded/image/digest"),
+    "apis-that-know-not-each-others-tickets": (full({**API, "api": {"enabled": True, "replicas": 2}}), "/settings/api"),
     "a-route-to-nowhere": (full({**API, "api": {"enabled": True, "httpRoute": {"enabled": True}}}), "/api/httpRoute"),
     "a-memory-of-words": (
         {"workers": {"proof": {"resources": {"requests": {"memory": "lots"}}}}},
@@ -119,6 +120,9 @@ WRONG: dict[str, tuple[Object, str]] = {
     "an-interval-without-a-unit": (
         {"monitoring": {"serviceMonitor": {"interval": "30"}}}, "/monitoring/serviceMonitor/interval",
     ),
+    "one-namespace-twice": (sovereign(secret_namespaces=["a", "a"]), "/settings/sovereign/secret_namespaces"),
+    "nothing-for-catalyst-api": (sovereign(catalyst_api=None), "/settings/sovereign"),
+    "nothing-for-crossplane": (sovereign(proof={"crossplane": None}), "/settings/sovereign/proof"),
     "an-address-without-its-length": ({"network": {"localCIDRs": ["10.0.0.0"]}}, "/network/localCIDRs/0"),
 }  # fmt: skip
 
@@ -129,6 +133,24 @@ def test_wrong_values_are_refused_with_their_path(values: Object, path: str) -> 
         render(values)
     assert path in str(refusal.value)
     assert "s3cret" not in str(refusal.value)
+
+
+CONTRADICTIONS: dict[str, tuple[Object, str]] = {
+    "flux-where-nothing-is-granted": (sovereign(flux={"namespace": "gitops"}), "settings.sovereign.flux.namespace"),
+    "a-release-where-nothing-is-granted": (
+        sovereign(catalyst_api={"release_namespace": "apps"}), "settings.sovereign.catalyst_api.release_namespace",
+    ),
+    "agents-among-the-workers": (
+        sovereign(nodes={"namespace": blueprint.NAMESPACE}), "settings.sovereign.nodes.namespace",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "path"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_values_that_contradict_each_other_are_refused_with_the_path_of_one(values: Object, path: str) -> None:
+    with pytest.raises(helm_python.HelmError) as refusal:
+        render(values)
+    assert path in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["a-typo-in-a-setting", "a-gitea-without-a-scheme", "no-digest"])

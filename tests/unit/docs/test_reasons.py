@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 REASON = re.compile(r"[A-Z][a-z]+(?:[A-Z][A-Za-z]+)*")
-RAISES = {"Stuck", "Wait", "Refuse"}
+RAISES = {"Stuck", "Wait", "Refuse", "GiveUp"}
 
 
 def raised() -> Iterator[str]:
@@ -18,6 +18,15 @@ def raised() -> Iterator[str]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISES and node.args:
                 yield from written(node.args[0])
+            if isinstance(node, ast.Assign) and "reason" in map(str, names(node.targets)):
+                yield from written(node.value)
+
+
+def names(targets: list[ast.expr]) -> Iterator[str]:
+    for target in targets:
+        for part in ast.walk(target):
+            if isinstance(part, ast.Name):
+                yield part.id
 
 
 def written(node: ast.expr) -> Iterator[str]:
