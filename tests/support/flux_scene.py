@@ -122,7 +122,7 @@ class Sovereign(Grounds):
         assert await self.uids(POD) == pods
 
     async def rotate(self, projects: list[str]) -> None:
-        """Step 2 does this whenever it runs."""
+        """What step 2 does when the stored login is gone or refused."""
         harbor = self.world.sovereign.harbor
         fresh = await self.world.harbor.robot(harbor.robot, projects)
         await robot.store(self.world, fresh)

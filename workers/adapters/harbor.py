@@ -62,7 +62,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Robot:
-    """A robot account and its secret, which Harbor tells only now."""
+    """A robot account and its secret, which Harbor tells only when it makes it."""
 
     login: str
     secret: SecretStr
@@ -140,11 +140,11 @@ class HarborApi:
 
     # robots
 
-    async def robot(self, name: str, projects: Iterable[str]) -> Robot:
+    async def robot(self, name: str, projects: Iterable[str], kept: SecretStr | None = None) -> Robot:
         """A system robot of that name that may pull from the projects and nothing else, with a secret made now.
 
-        Harbor tells a secret once; who comes again refreshes it (PATCH /robots/{id}). It never ends and is not
-        switched off: what somebody changed of that is put right.
+        Harbor tells a secret once; who comes again refreshes it (PATCH /robots/{id}), or has `kept` it. It never ends
+        and is not switched off: what somebody changed of that is put right.
         """
         pull = [{"resource": "repository", "action": "pull"}]
         permissions = [{"kind": "project", "namespace": p, "access": pull} for p in sorted(projects)]
@@ -157,6 +157,8 @@ class HarborApi:
         if _may(known) != _may(body) or known.get("disable") or ends:
             wanted = {**known, "permissions": permissions, "duration": -1, "disable": False}
             await self._call("PUT", f"/robots/{known['id']}", json=wanted)
+        if kept is not None:
+            return Robot(str(known["name"]), kept, made=False)
         fresh = _object(await self._call("PATCH", f"/robots/{known['id']}", json={}))
         return Robot(str(known["name"]), SecretStr(fresh["secret"]), made=False)
 

@@ -17,7 +17,7 @@ from workers import robot as robots
 from workers.adapters.harbor import HarborApi, Project, Robot
 from workers.adapters.oci import literal_projects
 from workers.errors import Stuck, Wait
-from workers.sovereign import Mode, Sovereign, Upstream
+from workers.sovereign import Login, Mode, Sovereign, Upstream
 from workers.world import Order, Report, World
 
 PROBE = "cutover-readers"
@@ -85,13 +85,12 @@ async def run(order: Order, world: World, report: Report) -> ProjectsReady:
     probe = f"{world.sovereign.mothership.chart_project}/{PROBE}"
     await world.registries.probe_readers(probe)
     await world.registries.destination_ready(None, probe)
-    robot = await _robot(world, wishes)
+    robot, secret = await _robot(world, wishes, probe)
     changes += robot.made
     names = tuple(w.name for w in wishes)
     nothing = f"all {len(names)} projects exist as wanted; nothing to do"
     done_words = f"{len(names)} projects exist as wanted, {len(created)} of them new"
-    rotated = "made" if robot.made else "its secret new"
-    summary = f"{done_words if changes else nothing}; robot {robot.login} may pull, {rotated}"
+    summary = f"{done_words if changes else nothing}; robot {robot.login} may pull, {secret}"
     return ProjectsReady(changes=changes, summary=summary, projects=names, created=tuple(created))
 
 
@@ -114,12 +113,33 @@ async def _room(harbor: HarborApi, wishes: Iterable[Wish]) -> None:
         raise Stuck("HarborFull", f"projects {', '.join(full)} have no room left; raise their quota")
 
 
-async def _robot(world: World, wishes: Iterable[Wish]) -> Robot:
-    """Whoever must sign in to pull uses this and never our own login. The secret is new each time."""
-    sovereign = world.sovereign
-    robot = await world.harbor.robot(sovereign.harbor.robot, [w.name for w in wishes])
+async def _robot(world: World, wishes: Iterable[Wish], probe: str) -> tuple[Robot, str]:
+    """Whoever must sign in to pull uses this and never our own login. What became of its secret, in words.
+
+    It is new each time, but not while somebody who would be refused then has a copy of it (workers/robot.py).
+    """
+    name, projects = world.sovereign.harbor.robot, [w.name for w in wishes]
+    before = await robots.standing(world)
+    kept = before.login if before is not None and before.copies else None
+    robot = await world.harbor.robot(name, projects, kept.secret if kept else None)
+    if before is not None and kept is not None and not robot.made:
+        if robot.login == kept.username and await _accepted(world, kept, probe):
+            who = ", ".join(before.copies[:5]) + (" and others" if before.copies[5:] else "")
+            return robot, f"its secret as before, for {who} pull with it"
+        robot = await world.harbor.robot(name, projects)
     await robots.store(world, robot)
-    return robot
+    return robot, "made" if robot.made else "its secret new"
+
+
+async def _accepted(world: World, login: Login, probe: str) -> bool:
+    """Whether local Harbor takes the login. Raises Wait when that cannot be told now."""
+    try:
+        await world.registries.destination_ready(login, probe)
+    except Stuck as stuck:
+        if stuck.reason != "RobotRefused":
+            raise
+        return False
+    return True
 
 
 async def _literal(world: World) -> frozenset[str]:

@@ -85,10 +85,12 @@ class FakeCluster:
     async def served(self, kind: Any) -> bool:
         return any(o["kind"] == kind.kind for o in self.objects)
 
-    async def list(self, kind: Any) -> list[dict[str, Any]]:
+    async def list(self, kind: Any, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
         if kind.kind == self.forbidden:
             raise Stuck("ApiForbidden", f"list {kind.kind}")
         found = [o for o in self.objects if o["kind"] == kind.kind]
+        found += [o for (name, _), o in self.applied.items() if name == kind.kind]
+        found = [o for o in found if namespace in (None, o["metadata"].get("namespace"))]
         return [{k: v for k, v in o.items() if k != "kind"} for o in found]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import httpx
 import pytest
 
 from sandbox.registry import Fault, Wrong
-from tests.integration.registry.stage import Stage, as_proxy, may_pull, pod, robot_login
+from tests.integration.registry.stage import Stage, as_proxy, may_pull, pod, robot_login, source
 from workers import robot
 from workers.errors import Stuck, Wait
 from workers.sovereign import Mode
@@ -61,6 +64,51 @@ async def test_a_robot_may_pull_and_not_push_and_its_secret_is_new_each_time(sta
     assert again.changes == 0
     assert "its secret new" in again.summary
     assert (await may_pull(stage, second), await may_pull(stage, first)) == (200, 401)
+
+
+def copied(stage: Stage, namespace: str, **entry: str) -> None:
+    """A pull secret of Pods, as step 4 leaves it."""
+    data = base64.b64encode(json.dumps({"auths": {"ghcr.io": entry}}).encode()).decode()
+    metadata = {"name": "regcred", "namespace": namespace}
+    stage.cluster.applied["Secret", "regcred"] = {"metadata": metadata, "data": {".dockerconfigjson": data}}
+
+
+async def test_while_somebody_pulls_with_a_copy_the_robots_secret_stays_as_long_as_harbor_takes_it(
+    stage: Stage,
+) -> None:
+    await stage.projects()
+    first = robot_login(stage)
+    copied(stage, "team-a", auth=base64.b64encode(":".join(first).encode()).decode())
+    stage.cluster.objects.append(pod("x", "harbor.openova.io/another/thing:1"))
+    again = await stage.projects()
+    assert (robot_login(stage), await may_pull(stage, first)) == (first, 200)
+    assert "its secret as before, for team-a/regcred pull with it" in again.summary
+    async with stage.api() as api:
+        [robot] = (await api.get("/robots")).json()
+        assert "another" in {p["namespace"] for p in robot["permissions"]}, "what it may is put right all the same"
+        await api.patch(f"/robots/{robot['id']}", json={})
+    assert "its secret new" in (await stage.projects()).summary, "the copy is refused as it is"
+    assert (await may_pull(stage, robot_login(stage)), await may_pull(stage, first)) == (200, 401)
+    stale = robot_login(stage)
+    assert "its secret new" in (await stage.projects()).summary, "a copy of an older login is none"
+    copied(stage, "team-a", username=robot_login(stage)[0], password=robot_login(stage)[1])
+    async with stage.api() as api:
+        await api.delete(f"/robots/{robot['id']}")
+    assert ", made" in (await stage.projects()).summary
+    assert (await may_pull(stage, robot_login(stage)), await may_pull(stage, stale)) == (200, 401)
+
+
+async def test_a_copy_where_no_secret_may_be_read_is_known_by_the_source_that_names_it(stage: Stage) -> None:
+    stage.sovereign = stage.sovereign.model_copy(update={"secret_namespaces": ("flux-system",)})
+    await stage.projects()
+    first = robot_login(stage)
+    theirs = source("oci://harbor.sovereign.test/openova-io") | {"metadata": {"name": "bp", "namespace": "team-a"}}
+    theirs["spec"]["secretRef"] = {"name": stage.sovereign.flux.registry_secret}
+    stage.cluster.objects.append(theirs)
+    assert "for team-a/cutover-harbor-pull pull with it" in (await stage.projects()).summary
+    assert robot_login(stage) == first
+    del stage.cluster.applied["Secret", "cutover-harbor-robot"]
+    assert "its secret new" in (await stage.projects()).summary, "as the runbook says"
 
 
 async def test_whoever_keeps_a_copy_of_the_robots_login_reads_it_in_one_place(stage: Stage) -> None:
