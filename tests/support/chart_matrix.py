@@ -12,6 +12,10 @@ API: Values = {
     "api": {"enabled": True},
     "settings": {"api": {"identity": {"issuer": "https://keycloak.sovereign.test/realms/sovereign"}}},
 }
+SEVERAL: Values = {
+    "api": {"replicas": 3},
+    "settings": {"api": {"ticket_key_secret": {"name": "tickets", "key": "key"}}},
+}
 EMBEDDED: Values = {"broker": {"embedded": {"enabled": True, "image": {"digest": DIGEST}}}}
 INGRESS = {"enabled": True, "className": "nginx", "tlsSecretName": "cutover-tls", "annotations": {"a": "b"}}
 ROUTE = {"enabled": True, "parentRefs": [{"name": "cilium-gateway", "namespace": "kube-system"}]}
@@ -31,7 +35,7 @@ MATRIX: dict[str, Values] = {
     "credentials-of-an-operator": {"broker": {"login": "creds"}},
     "api-behind-an-ingress": _over(API, {"api": {"ingress": INGRESS}}),
     "api-behind-a-gateway": _over(
-        API, EMBEDDED, {"api": {"httpRoute": ROUTE}, "network": {"apiFrom": ["kube-system"]}}
+        API, SEVERAL, EMBEDDED, {"api": {"httpRoute": ROUTE}, "network": {"apiFrom": ["kube-system"]}}
     ),
     "cilium": _over(API, {"network": {"policies": "cilium", "localCIDRs": ["203.0.113.7/32"]}}),
     "monitored": _over(
