@@ -125,6 +125,8 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_ready(tmp_path: Path
         (Gateway(body="<html>"), Wait, "DestinationNotReady", "no token"),
         (Gateway(body="{}"), Wait, "DestinationNotReady", "no token"),
         (Gateway(realm="http://harbor-core.harbor.svc/service/token"), Stuck, "TokenRealm", "externalURL"),
+        (Gateway(realm="http://127.0.0.1/service/token"), Stuck, "TokenRealm", "externalURL"),
+        (Gateway(realm="https://127.0.0.1:1/service/token"), Stuck, "TokenRealm", "externalURL"),
         (Gateway(token=401), Stuck, "RobotRefused", "robot$cutover-pull"),
     ],
 )

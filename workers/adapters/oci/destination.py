@@ -49,9 +49,9 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None,
     if asked is None or asked.scheme != "bearer":
         raise _not_ready(harbor, f"its challenge is {asked.scheme if asked else 'empty'}, not Bearer: is it Harbor?")
     realm = asked.realm
-    # What readers are sent to must be what they can reach: the name that they asked for.
-    if realm.host != harbor.host.partition(":")[0]:
-        message = f"Harbor sends readers to {realm} for tokens, a name that nodes cannot be expected to resolve; "
+    # What readers are sent to must be what they can reach: the name that they asked for, as they asked for it.
+    if not same_place(realm, URL(f"{harbor.scheme}://{harbor.host}")):
+        message = f"Harbor sends readers to {realm} for tokens, where nodes cannot be expected to get any; "
         raise Stuck("TokenRealm", f"{message}set its externalURL to {harbor.scheme}://{harbor.host}")
     where = base.join(asked.asking([f"repository:{repository}:pull"]).relative())
     signed = {**host, **({"Authorization": basic(login)} if login else {})}
@@ -64,6 +64,11 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None,
         if answer.status != 200:
             raise _not_ready(harbor, f"its token service answers with {answer.status}")
         await told(answer.content)
+
+
+def same_place(one: URL, other: URL) -> bool:
+    """Scheme, host and port alike, however they are spelled."""
+    return (one.scheme, str(one.host).lower(), one.port) == (other.scheme, str(other.host).lower(), other.port)
 
 
 def _trust(harbor: Harbor) -> ssl.SSLContext | bool:

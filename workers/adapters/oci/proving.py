@@ -92,9 +92,16 @@ class Prover:
 async def reachable(local: Registry, repository: str, blob: Descriptor) -> None:
     """Raises Stuck when Harbor sends readers on to a name that only Pods resolve (goharbor/harbor#13037)."""
     target = await local.redirect(repository, blob)
-    if target is not None and ".svc" in f"{target}.":
+    if target is not None and _only_in_cluster(target):
         raise Stuck(
             "HarborRedirects",
             f"{repository}: local Harbor sends blob readers to {target}, which nodes cannot resolve; "
             "set persistence.imageChartStorage.disableRedirect: true",
         )
+
+
+def _only_in_cluster(host: str) -> bool:
+    """Is it a Service's name? `name.namespace` looks like any name elsewhere: whether nodes know it, their own pulls
+    tell (step 4). An IPv6 address has no dots either."""
+    labels = host.lower().rstrip(".").split(".")
+    return (len(labels) == 1 and ":" not in host) or "svc" in labels[1:] or labels[-2:] == ["cluster", "local"]

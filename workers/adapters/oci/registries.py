@@ -24,6 +24,16 @@ from workers.sovereign import Login, Sovereign
 CONNECT, SILENCE = 10.0, 60.0  # seconds until a connection stands, and between two pieces of a body
 
 
+def session() -> aiohttp.ClientSession:
+    """How registries are spoken to. No cookies: with one, Harbor wants a CSRF token; nothing is encoded."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
+    )
+
+
 class Registries:
     """Local Harbor and its upstreams on the wire."""
 
@@ -39,14 +49,8 @@ class Registries:
     @classmethod
     @asynccontextmanager
     async def open(cls, sovereign: Sovereign, patience: Patience | None = None) -> AsyncIterator[Registries]:
-        """For as long as the block lasts. No cookies: with one, Harbor wants a CSRF token; nothing is encoded."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-        async with aiohttp.ClientSession(
-            timeout=timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            headers={"Accept-Encoding": "identity"},
-        ) as http:
+        """For as long as the block lasts."""
+        async with session() as http:
             yield cls(sovereign, http, patience)
 
     def reading_as(self, login: Login) -> Registries:
@@ -124,22 +128,6 @@ class Registries:
         except (WireTrouble, BadManifest) as trouble:
             raise local_verdict(repository, trouble) from trouble
         return found.digest
-
-    # one thing upstream
-
-    async def upstream_digest(self, image: str) -> str | None:
-        """The digest that the image's own registry serves; None when it does not have it. Raises Wait."""
-        reference = Reference.parse(image)
-        found = None
-        for origin in origins(self._sovereign, reference, What.IMAGE):
-            source = self._source(origin)
-            try:
-                found = await source.registry.resolve(source.repository, reference.pin)
-            except (WireTrouble, BadManifest) as trouble:
-                raise Wait("UpstreamUnreadable", f"{image}: {trouble}") from trouble
-            if found:
-                break
-        return found
 
     # everything
 
