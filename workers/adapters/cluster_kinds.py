@@ -50,6 +50,7 @@ GIT_REPOSITORY = Kind(SOURCE, "GitRepository", "gitrepositories", versions=("v1"
 HELM_REPOSITORY = Kind(SOURCE, "HelmRepository", "helmrepositories", versions=("v1", "v1beta2"))
 OCI_REPOSITORY = Kind(SOURCE, "OCIRepository", "ocirepositories", versions=("v1", "v1beta2"))
 HELM_CHART = Kind(SOURCE, "HelmChart", "helmcharts", versions=("v1", "v1beta2"))
+IMAGE_REPOSITORY = Kind("image.toolkit.fluxcd.io", "ImageRepository", "imagerepositories", versions=("v1", "v1beta2"))
 KUSTOMIZATION = Kind("kustomize.toolkit.fluxcd.io", "Kustomization", "kustomizations")
 HELM_RELEASE = Kind("helm.toolkit.fluxcd.io", "HelmRelease", "helmreleases", versions=("v2", "v2beta2", "v2beta1"))
 PROVIDER = Kind(PACKAGES, "Provider", "providers", namespaced=False)

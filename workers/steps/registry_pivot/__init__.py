@@ -84,6 +84,7 @@ async def run(order: Order, world: World, report: Report) -> NodesPivoted:
             [
                 f"{what}: {len(nodes)} nodes pull images of mapped hosts from {sovereign.harbor.host} and nowhere else",
                 *([f"pull secrets lead to it too: {', '.join(mended)}"] if mended else []),
+                *await logins.remarks(world, mended),
                 *found,
             ]
         ),

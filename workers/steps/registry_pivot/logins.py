@@ -3,6 +3,10 @@
 The kubelet picks a login by the host in the image's name, and containerd sends it to whatever host it asks (it is
 never told whose it is: k3s#8026, containerd#9997). So a login for ghcr.io goes to local Harbor after the pivot,
 which answers 401 even where anybody may pull. Its entry gets local Harbor's own login; nothing else changes.
+
+Not in Secrets that Flux and Crossplane go upstream with: local Harbor's login would be refused there, and known. Step 6
+makes those sources local and takes their upstream entries away. No step does that for Flux's image scanner, so Pods
+come first, and it is said; which of its objects, `cutover audit` names: this class may not list them.
 """
 
 from __future__ import annotations
@@ -19,9 +23,8 @@ from workers.adapters.cluster_kinds import (
     CRON_JOB,
     DAEMON_SET,
     DEPLOYMENT,
-    HELM_REPOSITORY,
+    IMAGE_REPOSITORY,
     JOB,
-    OCI_REPOSITORY,
     POD,
     SECRET,
     SERVICE_ACCOUNT,
@@ -30,12 +33,13 @@ from workers.adapters.cluster_kinds import (
     key_of,
 )
 from workers.errors import Stuck, Wait
+from workers.sovereign import Sovereign
+from workers.supply.sources import KINDS, PACKAGE_KINDS, address, local_address, resolved_locally
 from workers.tethers import auths_of, host_of, login_key, with_auths, written_by
 from workers.world import Report, World
 
 Key = tuple[str, str]
 WORKLOADS = (POD, DEPLOYMENT, STATEFUL_SET, DAEMON_SET, JOB, CRON_JOB)
-SOURCES = (HELM_REPOSITORY, OCI_REPOSITORY)
 
 
 def named(objects: Iterable[Object]) -> Iterator[Key]:
@@ -52,11 +56,18 @@ def _pod_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def fetched_with(sources: Iterable[Object]) -> frozenset[Key]:
-    """Secrets that Flux still goes upstream with: theirs is the way itself, until step 6 has changed it."""
-    return frozenset(
-        (key_of(s)[0], str(name)) for s in sources if (name := (s["spec"].get("secretRef") or {}).get("name"))
-    )
+def fetched_with(sources: Iterable[Object], sovereign: Sovereign) -> frozenset[Key]:
+    """Secrets that Flux and Crossplane still go upstream with: theirs is the way itself, until step 6 changed it."""
+    upstream = [s for s in sources if local_address(address(s), sovereign) and not resolved_locally(s, sovereign)]
+    return frozenset(key for source in upstream for key in _signs_in(source, sovereign))
+
+
+def _signs_in(source: Object, sovereign: Sovereign) -> Iterator[Key]:
+    spec = source["spec"]
+    if KINDS[source["kind"]] in PACKAGE_KINDS:
+        yield from ((sovereign.proof.crossplane[0], str(ref["name"])) for ref in spec.get("packagePullSecrets") or ())
+    elif name := (spec.get("secretRef") or {}).get("name"):
+        yield key_of(source)[0], str(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +128,26 @@ async def mend(world: World, plan: NodePlan, report: Report) -> tuple[str, ...]:
     return tuple(map(str, todo))
 
 
+async def remarks(world: World, mended: Collection[str]) -> list[str]:
+    """What a change of pull secrets may mean for somebody whom no step makes local."""
+    if not mended or not await world.cluster.served(IMAGE_REPOSITORY):
+        return []
+    return [
+        "Flux's image scanner is installed: an ImageRepository that signs in upstream with one of these is refused "
+        "there now; give it a Secret of its own, or point it to local Harbor (`cutover audit` names those that go upstream)"
+    ]
+
+
 async def look(world: World, plan: NodePlan, report: Report | None = None) -> list[Mend]:
     """What has to be mended. Raises Stuck when it cannot be known, or not be done: before any node is touched."""
     cluster = world.cluster
     users = [obj for kind in (*WORKLOADS, SERVICE_ACCOUNT) for obj in await cluster.list(kind)]
     used = set(named(users))
-    sources = [obj for kind in SOURCES if await cluster.served(kind) for obj in await cluster.list(kind)]
-    if (shared := used & fetched_with(sources)) and report is not None:
+    sources = [obj for kind in KINDS.values() if await cluster.served(kind) for obj in await cluster.list(kind)]
+    if (shared := used & fetched_with(sources, world.sovereign)) and report is not None:
         words = ", ".join(sorted("/".join(ref) for ref in shared))
-        await report(Progress(message=f"pull secrets {words} stay until step 6: Flux still fetches upstream with them"))
+        who = "Flux or Crossplane still fetches"
+        await report(Progress(message=f"pull secrets {words} stay until step 6: {who} upstream with them"))
     used -= shared
     if not used:
         return []

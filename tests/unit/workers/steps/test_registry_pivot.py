@@ -6,6 +6,7 @@ import base64
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +166,80 @@ def test_pull_secrets_are_found_in_pods_templates_cron_jobs_and_service_accounts
     }
     objects = [{"metadata": {"name": k, "namespace": k}, **v} for k, v in shapes.items()]
     assert {namespace for namespace, _ in logins.named(objects)} == {"pod", "deployment", "cron", "account"}
+
+
+def fetching(kind: str, said: str, namespace: str = "ns", **spec: Any) -> dict[str, Any]:
+    metadata = {"name": "x", "namespace": "" if "packagePullSecrets" in spec else namespace}
+    where = "package" if "packagePullSecrets" in spec else "url"
+    return {"kind": kind, "metadata": metadata, "spec": {where: said, **spec}}
+
+
+def test_secrets_stay_with_which_flux_and_crossplane_still_go_where_step_6_will_change() -> None:
+    login, pulls_with = {"secretRef": {"name": "s"}}, {"packagePullSecrets": [{"name": "a"}, {"name": "b"}]}
+    crossplane = SOVEREIGN.proof.crossplane[0]
+    assert logins.fetched_with([fetching("HelmRepository", "oci://ghcr.io/x", **login)], SOVEREIGN) == {("ns", "s")}
+    assert logins.fetched_with([fetching("OCIRepository", "oci://docker.io/x/y", **login)], SOVEREIGN) == {("ns", "s")}
+    for kind in ("Provider", "Configuration", "Function"):
+        package = fetching(kind, "xpkg.upbound.io/x/y:v1", **pulls_with)
+        assert logins.fetched_with([package], SOVEREIGN) == {(crossplane, "a"), (crossplane, "b")}
+        package["status"] = {"resolvedPackage": "harbor.sovereign.test/proxy-xpkg/x/y:v1"}
+        assert logins.fetched_with([package], SOVEREIGN) == frozenset(), "an ImageConfig sends it to local Harbor"
+    local = fetching("HelmRepository", "oci://harbor.sovereign.test/openova-io", **login)
+    third = fetching("HelmRepository", "oci://charts.acme.test/x", **login)
+    assert logins.fetched_with([local, third], SOVEREIGN) == frozenset(), "step 6 will not come by"
+
+
+class Listing:
+    """An API server that lists what it serves, keeps what is patched, and refuses whatever else is listed."""
+
+    def __init__(self, **objects: list[dict[str, Any]]) -> None:
+        self.objects = objects
+        self.served_besides: set[str] = set()
+
+    async def served(self, kind: Any) -> bool:
+        return kind.kind in self.objects or kind.kind in self.served_besides
+
+    async def list(self, kind: Any, namespace: str | None = None, labels: str | None = None) -> list[dict[str, Any]]:
+        if kind.kind in self.served_besides:
+            raise Stuck("ApiForbidden", f"list {kind.resource}")
+        return self.objects.get(kind.kind, [])
+
+    async def get(self, kind: Any, name: str, namespace: str) -> dict[str, Any]:
+        login = {"username": "robot$cutover-pull", "password": "p"}
+        return pull_secret(name, **{SOVEREIGN.harbor.host: login})
+
+    async def patch(self, kind: Any, name: str, namespace: str, body: dict[str, Any]) -> None:
+        secret = next(s for s in self.objects[kind.kind] if logins.key_of(s) == (namespace, name))
+        secret["data"] |= body["data"]
+
+
+async def test_what_crossplane_still_goes_upstream_with_is_not_given_local_harbors_login() -> None:
+    where = SOVEREIGN.proof.crossplane[0]
+    secrets = [pull_secret(name, **{"xpkg.upbound.io": {"auth": "dGhlaXJz"}}) for name in ("pkg-pull", "own")]
+    for secret in secrets:
+        secret["metadata"] |= {"namespace": where, "resourceVersion": "1"}
+    user = {"metadata": {"name": "p", "namespace": where}, "imagePullSecrets": [{"name": "pkg-pull"}, {"name": "own"}]}
+    package = fetching("Provider", "xpkg.upbound.io/x/y:v1", packagePullSecrets=[{"name": "pkg-pull"}])
+    cluster = Listing(ServiceAccount=[user], Provider=[package], Secret=secrets)
+    world: Any = SimpleNamespace(sovereign=SOVEREIGN, cluster=cluster)
+    said: list[str] = []
+
+    async def report(progress: Any) -> None:
+        said.append(progress.message)
+
+    assert await logins.mend(world, registry_pivot.plan(SOVEREIGN), report) == (f"{where}/own (xpkg.upbound.io)",)
+    assert said[0].startswith(f"pull secrets {where}/pkg-pull stay until step 6: Flux or Crossplane still fetches")
+    assert pull_secret("x", **{"xpkg.upbound.io": {"auth": "dGhlaXJz"}})["data"] == secrets[0]["data"]
+
+
+async def test_a_scanner_that_no_step_makes_local_is_told_of_changed_pull_secrets_and_not_listed() -> None:
+    cluster = Listing()
+    world: Any = SimpleNamespace(sovereign=SOVEREIGN, cluster=cluster)
+    assert await logins.remarks(world, ["ns/used (ghcr.io)"]) == []
+    cluster.served_besides.add("ImageRepository")
+    assert await logins.remarks(world, []) == []
+    (told,) = await logins.remarks(world, ["ns/used (ghcr.io)"])
+    assert "an ImageRepository that signs in upstream with one of these is refused there now" in told
 
 
 def test_the_digest_changes_when_one_endpoint_does() -> None:
