@@ -134,7 +134,7 @@ async def remarks(world: World, mended: Collection[str]) -> list[str]:
         return []
     return [
         "Flux's image scanner is installed: an ImageRepository that signs in upstream with one of these is refused "
-        "there now; give it a Secret of its own, or point it to local Harbor (`cutover audit` names those that go upstream)"
+        "there now; give it a Secret of its own, or point it to local Harbor (`cutover audit` names each)"
     ]
 
 
