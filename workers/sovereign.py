@@ -6,6 +6,7 @@ Nothing of this is hardcoded elsewhere. Secrets are paths to files, read when th
 from __future__ import annotations
 
 import ipaddress
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -166,6 +167,9 @@ _WIDEST = {4: 12, 6: 20}
 """Shortest prefix of a public network that may be an exception: a provider's own networks are smaller."""
 
 
+_PLACE = re.compile(r"(\[[\da-f:.]+\]|[a-z\d]([\w.-]*[a-z\d])?):\d{1,5}", re.IGNORECASE | re.ASCII)
+
+
 class Proof(Described):
     """Step 8's measure."""
 
@@ -191,6 +195,9 @@ class Proof(Described):
     """How the evidence names the cluster's resolver."""
     allow_cidrs: tuple[str, ...] = ()
     """Further addresses that stay open: resolvers, the provider's API, load balancers."""
+    proxies: tuple[str, ...] = ()
+    """HOST:PORT of the proxies that workloads or sources are told of by a Secret, which nobody here reads: named here,
+    they are tried under the block like those that stand in the open. All of them: nobody can check it."""
 
     @field_validator("allow_cidrs")
     @classmethod
@@ -208,6 +215,14 @@ class Proof(Described):
                 )
             found.append(str(network))
         return tuple(dict.fromkeys(found))
+
+    @field_validator("proxies")
+    @classmethod
+    def _places(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Bare places. A scheme or a login is no part of one, and a login would travel with the canaries."""
+        if not all(_PLACE.fullmatch(each) for each in given):
+            raise ValueError("each is HOST:PORT, without scheme, login or path")
+        return tuple(dict.fromkeys(each.lower() for each in given))
 
     @model_validator(mode="after")
     def _long_enough(self) -> Self:

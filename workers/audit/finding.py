@@ -57,6 +57,13 @@ OTHER = Tether(0, "other external host", "", "whoever owns it")
 PROXY = Tether(
     0, "egress proxy", "whoever is told to use it", "whoever owns it: what is outside is not needed any more"
 )
+VEILED = Tether(
+    0,
+    "proxy out of sight",
+    "whoever is told to use it",
+    "its name in sovereign.proof.proxies (HOST:PORT), so that the proof tries it; or its owner: a plain value, or none",
+)
+"""A proxy whose address stands where nobody here reads it, a Secret above all: the proof could not try it."""
 TETHERS = (GIT, MIRRORS, CHARTS, API, PULL_SECRETS, PACKAGES, IMAGES, SYSTEM)
 
 

@@ -19,12 +19,13 @@ from workers.adapters.cluster_kinds import Object, key_of, name_of
 from workers.adapters.containerd import plan_digest
 from workers.adapters.oci.reference import BadReference, Reference
 from workers.audit import finding as kinds
+from workers.audit.environment import NO_KEYS, Config, Keys, settings, unlisted
 from workers.audit.finding import Finding, Severity, Tether
 from workers.needs import images
 from workers.sovereign import Sovereign
 from workers.supply.pull_secrets import strips
 from workers.supply.sources import DEFAULT_PACKAGE_HOST, resolved_locally
-from workers.tethers import Names, auths_of, host_of, login_key, strings
+from workers.tethers import Names, auths_of, host_of, login_key
 
 ADDRESS = {
     "GitRepository": ("url",),
@@ -43,8 +44,6 @@ ADDRESS = {
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 THIRD = "its owner: a copy in local Harbor or Gitea, or sovereign.accepted_hosts"
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
-_PROXY = re.compile(r"(https?|all|ftp|grpc)_proxy", re.IGNORECASE)
-"""Variables by which nearly every program is told to go through a proxy (curl, Go's httpproxy, Python's urllib)."""
 _PACKAGES = frozenset({"Provider", "Configuration", "Function"})
 
 
@@ -83,8 +82,7 @@ class Judge:
             if (severity := self.weight(said, host)) is not None:
                 yield _found(tether, severity, obj, f"spec.{field}", host)
         if proxy := str(((obj.get("spec") or {}).get("proxySecretRef") or {}).get("name") or ""):
-            told = f"the proxy that Secret {proxy} names"
-            yield _found(kinds.PROXY, Severity.EXTERNAL, obj, "spec.proxySecretRef", told)
+            yield self._veiled(obj, "spec.proxySecretRef", f"its address stands in Secret {proxy}")
 
     def weight(self, said: str, host: str) -> Severity | None:
         """What it means that somebody fetches from this address; None for no host, or one of the Sovereign's own."""
@@ -113,13 +111,39 @@ class Judge:
 
     # --- workloads --------------------------------------------------------------------------------------------
 
-    def workload(self, obj: Object, config: Mapping[tuple[str, str], Object]) -> Iterator[Finding]:
-        """Images and settings of a Pod or of a template. `config`: the ConfigMaps, by namespace and name."""
-        spec = pod_spec(obj)
-        for image in images(spec):
+    def workload(self, obj: Object, config: Config, keys: Keys = NO_KEYS) -> Iterator[Finding]:
+        """Images and settings of a Pod or of a template. `config`: the ConfigMaps; `keys`: those of Secrets."""
+        for image in images(pod_spec(obj)):
             yield from self._image(obj, image)
-        for container in (part for parts in _CONTAINERS for part in spec.get(parts) or ()):
+        for container in _containers(obj):
             yield from self._env(obj, container, config)
+        yield from self.proxies(obj, config, keys)
+
+    def proxies(self, obj: Object, config: Config, keys: Keys = NO_KEYS) -> Iterator[Finding]:
+        """Proxies that its containers are told to use, and what may hold one unseen: one line for all of that."""
+        taken: dict[str, None] = {}
+        for container in _containers(obj):
+            for each in settings(container, key_of(obj)[0], config, keys):
+                field, proxy = f"env[{each.name}] of {container['name']}", each.proxy
+                if why := each.veiled:
+                    yield self._veiled(obj, field, why, str(container["name"]))
+                elif proxy:
+                    yield _found(kinds.PROXY, self._weight_of(proxy), obj, field, proxy, str(container["name"]))
+            taken |= dict.fromkeys(unlisted(container, key_of(obj)[0], keys))
+        if taken:
+            told = f"whatever Secret {', '.join(taken)} holds, a proxy perhaps"
+            yield _found(kinds.VEILED, Severity.NOTICE, obj, "envFrom", told)
+
+    def _veiled(self, obj: Object, field: str, why: str, puller: str = "") -> Finding:
+        """A proxy that nobody here knows: unreadable, until its owner says which one the proof shall try."""
+        if not (named := self.sovereign.proof.proxies):
+            return _found(kinds.VEILED, Severity.UNREADABLE, obj, field, why, puller)
+        outside = any(self._weight_of(each) is Severity.EXTERNAL for each in named)
+        severity = Severity.EXTERNAL if outside else Severity.NOTICE
+        return _found(kinds.VEILED, severity, obj, field, f"{why}; proof.proxies names it", puller)
+
+    def _weight_of(self, proxy: str) -> Severity:
+        return Severity.NOTICE if self._local(proxy) else self._third(proxy)
 
     def _image(self, obj: Object, image: str) -> Iterator[Finding]:
         try:
@@ -142,18 +166,17 @@ class Judge:
         """A node that joins has the mirrors of its first day until its agent runs, so no mirror brings the agent."""
         return obj.get("kind") == "DaemonSet" and key_of(obj)[0] == self.sovereign.nodes.namespace
 
-    def _env(self, obj: Object, container: Object, config: Mapping[tuple[str, str], Object]) -> Iterator[Finding]:
+    def _env(self, obj: Object, container: Object, config: Config) -> Iterator[Finding]:
         api = self.sovereign.catalyst_api
         mine = key_of(obj) == (api.namespace, api.deployment)
-        for name, text in _environment(container, key_of(obj)[0], config):
-            field = f"env[{name}] of {container['name']}"
-            if _PROXY.fullmatch(name) and (proxy := proxy_host(text)):
-                severity = Severity.NOTICE if self._local(proxy) else self._third(proxy)
-                yield _found(kinds.PROXY, severity, obj, field, proxy, str(container["name"]))
-            elif which := self.names.in_text(text):
+        for each in settings(container, key_of(obj)[0], config):
+            field = f"env[{each.name}] of {container['name']}"
+            if each.proxy:
+                continue  # `proxies` tells it
+            if which := self.names.in_text(each.text):
                 tether = kinds.API if mine else kinds.OTHER
                 yield _found(tether, Severity.TETHER, obj, field, which, str(container["name"]))
-            elif (host := _url_host(text)) and not self._local(host):
+            elif (host := _url_host(each.text)) and not self._local(host):
                 yield _found(kinds.OTHER, Severity.NOTICE, obj, field, host, str(container["name"]))
 
     def catalyst_api(self, deployment: Object | None) -> Iterator[Finding]:
@@ -249,6 +272,12 @@ def pod_spec(obj: Object) -> Mapping[str, Any]:
     return dict(found)
 
 
+def _containers(obj: Object) -> Iterator[Object]:
+    """All of them, debug containers too."""
+    spec = pod_spec(obj)
+    return (part for parts in _CONTAINERS for part in spec.get(parts) or ())
+
+
 def _tether_of(kind: str) -> Tether:
     if kind in _PACKAGES:
         return kinds.PACKAGES
@@ -288,34 +317,8 @@ def inside(name: str) -> bool:
         return "." not in name
 
 
-def proxy_host(text: str) -> str:
-    """HOST:PORT of a proxy as the variables spell it, without its login; empty for none. Schemes may be left out."""
-    try:
-        parts = urlsplit(text if "://" in text else f"//{text}")
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 1080 if parts.scheme else 80)
-    except ValueError:
-        return ""
-    name = parts.hostname or ""
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}" if name else ""
-
-
 def _is(entry: Mapping[str, Any], name: str) -> bool:
     return entry.get("name") == name
-
-
-def _environment(
-    container: Object, namespace: str, config: Mapping[tuple[str, str], Object]
-) -> Iterator[tuple[str, str]]:
-    """Every setting and its text, followed into ConfigMaps; arguments too. Secrets' values are never read."""
-    for source in container.get("envFrom") or ():
-        found = config.get((namespace, str((source.get("configMapRef") or {}).get("name", "")))) or {}
-        yield from (found.get("data") or {}).items()
-    for entry in container.get("env") or ():
-        ref = (entry.get("valueFrom") or {}).get("configMapKeyRef") or {}
-        found = config.get((namespace, str(ref.get("name", "")))) or {}
-        yield str(entry["name"]), str(entry.get("value") or (found.get("data") or {}).get(ref.get("key"), ""))
-    for part in ("command", "args"):
-        yield from ((part, text) for _, text in strings(container.get(part) or []))
 
 
 def _found(tether: Tether, severity: Severity, obj: Object, field: str, host: str, puller: str = "") -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -152,8 +152,9 @@ def judged(seen: Inventory, sovereign: Sovereign, reports: Mapping[str, NodeRepo
     for obj in seen.of(*SOURCES):
         found += judge.source(obj)
     config = {key_of(obj): obj for obj in seen.of(CONFIG_MAP)}
-    for obj in workloads(seen):
-        found += judge.workload(obj, config)
+    keys = {key_of(obj): tuple(obj.get("data") or ()) for obj in seen.of(SECRET)}
+    told = [one for obj in workloads(seen) for one in judge.workload(obj, config, keys)]
+    found += [*told, *_beyond(told, (one for obj in _alive(seen) for one in judge.proxies(obj, config, keys)))]
     if DEPLOYMENT in seen.objects:
         api = sovereign.catalyst_api
         mine = (o for o in seen.of(DEPLOYMENT) if key_of(o) == (api.namespace, api.deployment))
@@ -188,11 +189,26 @@ def workloads(seen: Inventory) -> Iterable[Object]:
     templates = seen.of(*(kind for kind in WORKLOADS if kind not in (POD, JOB)))
     said = {(key_of(obj)[0], image) for obj in templates for image in images(pod_spec(obj))}
     yield from templates
-    for obj in seen.of(JOB, POD):
-        over = (obj.get("status") or {}).get("phase") in _OVER or (obj.get("status") or {}).get("completionTime")
-        own = {(key_of(obj)[0], image) for image in images(pod_spec(obj))}
-        if not over and not own <= said:
+    for obj in _alive(seen):
+        if not {(key_of(obj)[0], image) for image in images(pod_spec(obj))} <= said:
             yield obj
+
+
+def _alive(seen: Inventory) -> Iterator[Object]:
+    """Jobs and Pods that are not over."""
+    for obj in seen.of(JOB, POD):
+        status = obj.get("status") or {}
+        if status.get("phase") not in _OVER and not status.get("completionTime"):
+            yield obj
+
+
+def _beyond(told: Iterable[Finding], live: Iterable[Finding]) -> Iterator[Finding]:
+    """What lives is told and its template does not say: a webhook's doing. Once a namespace, not for each Pod."""
+    known = {(f.namespace, f.field, f.host) for f in told}
+    for found in live:
+        if (place := (found.namespace, found.field, found.host)) not in known:
+            known.add(place)
+            yield found
 
 
 def _overlooked(seen: Inventory, sovereign: Sovereign) -> list[Finding]:

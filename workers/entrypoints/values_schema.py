@@ -64,6 +64,7 @@ IN_MODEL = {
     ("Mothership", "registry"): REGISTRY, ("Mothership", "chart_project"): PROJECT, ("Mothership", "domains"): HOST,
     ("Identity", "issuer"): WEB, ("Identity", "jwks_url"): WEB, ("Sovereign", "tree"): r"^[^/\s][^\s]*$",
     ("Sovereign", "extra_images"): r"^[a-z0-9][^\s]*$",
+    ("Proof", "proxies"): r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?):[0-9]{1,5}$",
     ("ServiceAccounts", "may_act"): ACCOUNT, ("ServiceAccounts", "may_read"): ACCOUNT,
 }  # fmt: skip
 """The same where one word means different things in different models."""

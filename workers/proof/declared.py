@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from workers.audit.finding import PROXY, Finding, Severity
+from workers.audit.finding import PROXY, VEILED, Finding, Severity
 from workers.errors import Stuck, Wait
 from workers.world import World
 
@@ -24,20 +24,25 @@ async def clean(world: World) -> Sequence[Finding]:
     return found
 
 
-def proxies(found: Iterable[Finding]) -> tuple[str, ...]:
-    """HOST:PORT of every proxy that a workload is told to use: by these too nobody may get out."""
-    return tuple(sorted({f.host for f in found if f.title == PROXY.title and f.field.startswith("env[")}))
+def proxies(found: Iterable[Finding], named: Iterable[str] = ()) -> tuple[str, ...]:
+    """HOST:PORT of every proxy that a workload is told to use, and of those that its owner names: by these too nobody
+    may get out."""
+    return tuple(sorted({*named, *(f.host for f in found if f.title == PROXY.title)}))
 
 
 def judge(found: Iterable[Finding]) -> None:
-    """Raises Stuck for a tether, Wait for what nobody could read; a tether comes first: it needs a person."""
+    """Raises Stuck for a tether or a proxy that no canary could try, Wait for what nobody could read; a tether comes
+    first: it needs a person."""
     counting = [f for f in found if f.tether in NUMBERS or f.severity is Severity.UNREADABLE]
     left = [f for f in counting if f.severity in (Severity.TETHER, Severity.EXTERNAL)]
     unread = [f for f in counting if f.severity is Severity.UNREADABLE]
+    veiled = [f for f in unread if f.title == VEILED.title]
     untold = f"what cannot be read may hold a tether: {_told(unread)}"
     if left:
         # What was not read may be why something read counts as tied: a node's plan frees images.
         raise Stuck("TetherLeft", f"{untold + '; ' if unread else ''}still declared: {_told(left)}")
+    if veiled:
+        raise Stuck("ProxyUnknown", f"no canary can try these: {_told(veiled)}")
     if unread:
         raise Wait("AuditUnreadable", untold)
 

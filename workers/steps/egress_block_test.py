@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -37,6 +37,7 @@ TICK = 0.5  # seconds
 LONGEST_GAP = 5.0  # seconds nobody looked before the clock starts anew
 BITE = 60.0  # seconds for a policy to reach every node's datapath, or to leave it
 ASKED = 4  # samples before the block until a way that is shut counts as shut
+NAMED = 10  # Pods that were not in order before the block and are named
 LIFTING = 30.0  # seconds for lifting on the way out
 
 
@@ -81,6 +82,8 @@ class Holding:
     turns: int = 0
     odd: list[Canary] = field(default_factory=list)
     """Findings that were not as they had to be."""
+    excused: Sequence[str] = ()
+    """Pods that were not in order before the block, nor at any time since."""
 
     def gap(self, watch: FluxWatch) -> str | None:
         """Why the clock may not count now. Asked once a tick: what was missed is said once."""
@@ -104,6 +107,8 @@ class Ground:
     nodes: Census
     before: Sample
     ways: Ways
+    baseline: Mapping[str, str]
+    """Pods that were not in order then, uid -> name: the block is not to blame for them."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -120,6 +125,7 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
     await block.prepare()
     ground = await _before(order, world, report)
     before = ground.before
+    block.names_at(await names.resolvers(world, ground.names, order.token))
     if block.by_address:
         await block.learn(await names.resolved(world, ground.names, order.token, "names"))
     async with lifter.beside(world, order.token, seconds=measure.most, kind=block.pods.kind):
@@ -138,7 +144,7 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
     return EgressProven(
         changes=0,
         summary=f"{kind}: egress blocked {holding.clock.held:.0f} s of {world.sovereign.proof.required:.0f} s "
-        f"required, {len(holding.forced)} kinds of work forced, nothing changed that lasts",
+        f"required, {len(holding.forced)} kinds of work forced, nothing changed that lasts{excused(holding.excused)}",
         held_seconds=round(holding.clock.held, 3),
         required_seconds=world.sovereign.proof.required,
         rehearsal=measure.rehearsal,
@@ -154,6 +160,14 @@ async def run(order: Order, world: World, report: Report) -> EgressProven:
         blocked_at=blocked_at,
         lifted_at=lifted_at,
     )
+
+
+def excused(pods: Sequence[str]) -> str:
+    """The Pods that the proof says nothing of, in words that stay short."""
+    if not pods:
+        return ""
+    more = f" and {len(pods) - NAMED} more" if len(pods) > NAMED else ""
+    return f"; not in order before the block, nor since, so not held against it: Pods {', '.join(pods[:NAMED])}{more}"
 
 
 async def _nobody_holds(world: World, order: Order) -> None:
@@ -180,8 +194,8 @@ async def _before(order: Order, world: World, report: Report) -> Ground:
     """Nothing is tied upstream, everything is green, and the way out is open: else the proof means nothing."""
     await report(Progress(message="before the block: declared sources, health, canaries", percent=1))
     nodes = await census.taken(world.cluster)
-    ways = Ways(proxies=declared.proxies(await declared.clean(world)))
-    await pulls.negative_exists(world)
+    ways = Ways(proxies=declared.proxies(await declared.clean(world), world.sovereign.proof.proxies))
+    await pulls.negative_exists(world, next(iter(nodes)), order.token)
     watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
     await watch.look()
     async with beside(watch.run()):
@@ -190,7 +204,7 @@ async def _before(order: Order, world: World, report: Report) -> Ground:
         raise Stuck("NotGreenBefore", f"not Ready before the block: {'; '.join(unsettled[:5])}")
     found = await reached(order, world, tuple(nodes), ways)
     check_before(found)
-    return Ground(nodes, found, Ways(found.answered, ways.proxies))
+    return Ground(nodes, found, Ways(found.answered, ways.proxies), watch.baseline)
 
 
 async def reached(order: Order, world: World, nodes: Sequence[str], ways: Ways = canaries.ONLY_NAMES) -> Sample:
@@ -227,7 +241,7 @@ async def _held(
         await report(Progress(message="egress blocked; checking that the block bites", percent=5))
         bite = await _bites(order, world, ground.names, ground.ways)
         holding = Holding(HoldClock(measure.hold, LONGEST_GAP), bite, bite)
-        watch = FluxWatch(world.cluster, world.sovereign.flux.timeout)
+        watch = FluxWatch(world.cluster, world.sovereign.flux.timeout, ground.baseline)
         await watch.look()
         async with beside(
             watch.run(),
@@ -238,8 +252,33 @@ async def _held(
             began = now()
             while not holding.done:
                 await _count(holding, watch, measure, report, began)
-                await _closing(order, world, ground, block, holding, watch)
+                until = min(now() + settling(world), began + measure.most)
+                if await _settled(holding, watch, report, until):
+                    await _closing(order, world, ground, block, holding, watch)
+    holding.excused = sorted(watch.baseline.values())
     return holding
+
+
+def settling(world: World) -> float:
+    """How long something may be on its way when the time is over: as long as it may be at any time. Seconds."""
+    return world.sovereign.flux.timeout
+
+
+async def _settled(holding: Holding, watch: FluxWatch, report: Report, until: float) -> bool:
+    """Each that is watched is seen settled under the block once more; False when a gap sends back to the clock.
+
+    What went wrong shortly before the end is not red yet, and recovers when the block is lifted.
+    """
+    watch.expect(watch.baseline)
+    while holding.done and (left := watch.unsettled()):
+        if now() > until:
+            raise Stuck("NotGreenUnderBlock", f"not settled under the block: {'; '.join(left[:5])}")
+        message = f"held; waiting for {len(left)} to settle: {'; '.join(left[:3])}"
+        await report(Progress(message=message[:300], percent=95, hold_seconds_remaining=0.0))
+        await asyncio.sleep(TICK)
+        check_green(watch)
+        holding.tick(holding.gap(watch))
+    return holding.done
 
 
 async def _closing(

@@ -95,7 +95,8 @@ async def test_a_node_that_boots_anew_mid_hold_begins_the_proof_anew(cast_of: Ca
 async def test_a_proxy_that_a_workload_is_told_to_use_must_not_let_out_either(
     cast_of: Cast, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A private address stays open, and whoever listens there may reach everything."""
+    """A private address stays open, and whoever listens there may reach everything. Where a Secret names it, nobody
+    begins before its owner says which proxy that is."""
     monkeypatch.setattr(egress_block_test, "BITE", 1.0)
     world = await ready(cast_of, tmp_path)
 
@@ -112,12 +113,21 @@ async def test_a_proxy_that_a_workload_is_told_to_use_must_not_let_out_either(
         api = await cast_of.api.get(DEPLOYMENTS, "catalyst-api", "catalyst-system")
         assert api is not None
         (container,) = api["spec"]["template"]["spec"]["containers"]
-        told = [*container["env"], {"name": "HTTPS_PROXY", "value": f"http://user:secret@{PROXY}"}]
-        spec = {"template": {"spec": {"containers": [{**container, "env": told}]}}}
-        await cast_of.api.merge(DEPLOYMENTS, api, {"spec": spec}, "test")
+
+        async def tell(**proxy: Any) -> None:
+            told = [*container["env"], {"name": "HTTPS_PROXY", **proxy}]
+            spec = {"template": {"spec": {"containers": [{**container, "env": told}]}}}
+            await cast_of.api.merge(DEPLOYMENTS, api, {"spec": spec}, "test")
+
+        await tell(value=f"http://user:secret@{PROXY}")
         found = await declared.clean(world)
         assert declared.proxies(found) == (PROXY,)
         assert not any("secret" in f.model_dump_json() for f in found)
+        await tell(valueFrom={"secretKeyRef": {"name": "proxy", "key": "url"}})
+        with pytest.raises(Stuck, match=r"ProxyUnknown.*Deployment catalyst-system/catalyst-api env\[HTTPS_PROXY\]"):
+            await declared.clean(world)
+        proof = world.sovereign.proof.model_copy(update={"proxies": (PROXY,)})
+        world = replace(world, sovereign=world.sovereign.model_copy(update={"proof": proof}))
         with pytest.raises(Stuck, match=f"EgressNotBlocked.*by proxy {PROXY}"):
             await asyncio.wait_for(holding(cast_of, world), 90)
     await assert_open(cast_of, world)

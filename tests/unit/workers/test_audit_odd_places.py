@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from workers.adapters.cluster_kinds import DEPLOYMENT, POD
+from workers.audit.environment import proxy_host
 from workers.audit.finding import Finding, Severity
-from workers.audit.rules import Judge, inside, name_in, proxy_host
+from workers.audit.rules import Judge, inside, name_in
+from workers.audit.survey import Inventory, judged
+from workers.errors import Stuck
 from workers.proof import declared
-from workers.sovereign import Gitea, Harbor, Login, Sovereign
+from workers.sovereign import Gitea, Harbor, Login, Proof, Sovereign
 from workers.steps import registry_pivot
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
@@ -24,19 +29,22 @@ JUDGE = Judge.of(SOVEREIGN, registry_pivot.plan(SOVEREIGN), True)
 
 
 def source(url: str, kind: str = "GitRepository", **spec: Any) -> list[Finding]:
-    made = {"kind": kind, "metadata": {"name": "x", "namespace": "ns"}, "spec": {"url": url, **spec}}
-    return list(JUDGE.source(made))
+    declared_so = {"kind": kind, "metadata": {"name": "x", "namespace": "ns"}, "spec": {"url": url, **spec}}
+    return list(JUDGE.source(declared_so))
 
 
-def workload(kind: str = "Deployment", **parts: list[dict[str, Any]]) -> list[Finding]:
+def made(kind: str = "Deployment", name: str = "x", **parts: list[dict[str, Any]]) -> dict[str, Any]:
     spec: dict[str, Any] = {"containers": [{"name": "main", "image": "harbor.sov.test/a/b:1"}], **parts}
     template: dict[str, Any] = {"template": {"spec": spec}}
     whole = {
         "Pod": spec,
         "CronJob": {"jobTemplate": {"spec": template}},
     }.get(kind, template)
-    made = {"kind": kind, "metadata": {"name": "x", "namespace": "ns"}, "spec": whole}
-    return list(JUDGE.workload(made, {}))
+    return {"kind": kind, "metadata": {"name": name, "namespace": "ns"}, "spec": whole}
+
+
+def workload(kind: str = "Deployment", **parts: list[dict[str, Any]]) -> list[Finding]:
+    return list(JUDGE.workload(made(kind, **parts), {}))
 
 
 def container(env: str = "", value: str = "", **more: Any) -> dict[str, Any]:
@@ -107,6 +115,7 @@ def test_a_setting_that_leads_outside_is_told_and_ties_nothing(text: str, host: 
         ("ALL_PROXY", "socks5://[2001:db8::5]", Severity.EXTERNAL, "[2001:db8::5]:1080"),
         ("HTTP_PROXY", "http://egress.infra.svc:3128", Severity.NOTICE, "egress.infra.svc:3128"),
         ("HTTP_PROXY", "", None, ""),
+        ("HTTP_PROXY", "http://$(USER):$(PASS)@10.1.2.3:3128", Severity.EXTERNAL, "10.1.2.3:3128"),
         ("NO_PROXY", "10.0.0.0/8,.svc", None, ""),
     ],
 )
@@ -117,10 +126,101 @@ def test_a_proxy_is_told_and_the_proof_tries_it(name: str, value: str, severity:
     assert "secret" not in json.dumps([f.model_dump(mode="json") for f in found])
 
 
+FROM_SECRET = {"name": "HTTPS_PROXY", "valueFrom": {"secretKeyRef": {"name": "corp", "key": "url"}}}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        FROM_SECRET,
+        {"name": "all_proxy", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['proxy']"}}},
+        {"name": "HTTP_PROXY", "value": "http://$(PROXY_HOST):3128"},
+        {"name": "HTTP_PROXY", "value": "$(PROXY)"},
+        {"name": "HTTP_PROXY", "value": "http://hidden-word:x"},
+    ],
+)
+def test_a_proxy_that_nobody_here_knows_stops_the_proof(entry: dict[str, Any]) -> None:
+    (found,) = workload(containers=[{"name": "c", "image": "harbor.sov.test/a/b:1", "env": [entry]}])
+    assert (found.severity, found.field) == (Severity.UNREADABLE, f"env[{entry['name']}] of c")
+    assert "hidden-word" not in found.model_dump_json()
+    assert declared.proxies([found]) == ()
+    with pytest.raises(Stuck, match=r"ProxyUnknown.*Deployment ns/x env.*proof\.proxies"):
+        declared.judge([found])
+
+
 def test_a_source_that_fetches_through_a_proxy_depends_on_it() -> None:
     (found,) = source("https://gitea.sov.test/x/y", proxySecretRef={"name": "corp"})
-    assert (found.severity, found.field) == (Severity.EXTERNAL, "spec.proxySecretRef")
+    assert (found.severity, found.field) == (Severity.UNREADABLE, "spec.proxySecretRef")
     assert declared.proxies([found]) == (), "its address stands in a Secret, which nobody here reads"
+    with pytest.raises(Stuck, match="ProxyUnknown"):
+        declared.judge([found])
+
+
+@pytest.mark.parametrize(
+    ("named", "severity"),
+    [("egress.infra.svc:3128", Severity.NOTICE), ("10.1.2.3:3128", Severity.EXTERNAL)],
+)
+def test_a_proxy_in_a_secret_is_tried_once_its_owner_names_it(named: str, severity: Severity) -> None:
+    sovereign = SOVEREIGN.model_copy(update={"proof": Proof(proxies=(named,))})
+    judge = Judge.of(sovereign, registry_pivot.plan(sovereign), True)
+    (found,) = judge.workload(
+        made(containers=[{"name": "c", "image": "harbor.sov.test/a:1", "env": [FROM_SECRET]}]), {}
+    )
+    assert (found.severity, "Secret corp" in found.host) == (severity, True)
+    declared.judge([found])
+    assert declared.proxies([found], sovereign.proof.proxies) == (named,)
+
+
+@pytest.mark.parametrize("given", ["http://p:3128", "p", "u:secret@p:3128", "p:3128/x", "p:", "[::1]", "$(P):1"])
+def test_a_proxy_is_named_by_host_and_port_alone(given: str) -> None:
+    with pytest.raises(ValidationError, match="HOST:PORT"):
+        Proof(proxies=(given,))
+    assert Proof(proxies=("P.example:1", "[2001:DB8::1]:2", "p.example:1")).proxies == (
+        "p.example:1",
+        "[2001:db8::1]:2",
+    )
+
+
+def test_settings_from_a_whole_secret_are_one_line_a_workload_unless_its_keys_are_known() -> None:
+    whole = [{"secretRef": {"name": name}} for name in ("corp", "other")]
+    twice = [{**container(envFrom=whole), "name": name} for name in ("c", "d")]
+    (found,) = workload(containers=twice)
+    assert (found.severity, found.field) == (Severity.NOTICE, "envFrom")
+    assert "Secret corp, other" in found.host
+    declared.judge([found])
+    keys = {("ns", "corp"): ("http_proxy", "TOKEN"), ("ns", "other"): ("A",)}
+    known = list(JUDGE.workload(made(containers=twice[:1]), {}, keys))
+    assert [(f.severity, f.field) for f in known] == [(Severity.UNREADABLE, "env[http_proxy] of c")]
+
+
+def test_a_prefix_before_settings_that_are_taken_whole_belongs_to_their_names() -> None:
+    taken = [{"prefix": "HTTPS_", "configMapRef": {"name": "m"}}, {"prefix": "ALL_", "secretRef": {"name": "s"}}]
+    around = {("ns", "m"): {"data": {"PROXY": "http://10.1.2.3:3128"}}}
+    found = JUDGE.workload(made(containers=[container(envFrom=taken)]), around, {("ns", "s"): ("PROXY",)})
+    assert [(f.field, f.severity) for f in found] == [
+        ("env[HTTPS_PROXY] of c", Severity.EXTERNAL),
+        ("env[ALL_PROXY] of c", Severity.UNREADABLE),
+    ]
+
+
+def test_a_proxy_that_only_living_pods_have_is_told_once() -> None:
+    """A webhook puts it into every Pod, and no template says so."""
+    told = container("HTTPS_PROXY", "http://10.1.2.3:3128")
+    pods = [made("Pod", f"x-{n}", containers=[told]) for n in range(3)]
+    pods[0]["status"] = {"phase": "Succeeded"}
+    templates = [made(containers=[container()])]
+
+    def proxies() -> list[Finding]:
+        seen = Inventory({DEPLOYMENT: templates, POD: pods})
+        return [f for f in judged(seen, SOVEREIGN, {}) if f.field.startswith("env[HTTPS_PROXY]")]
+
+    (found,) = proxies()
+    assert (found.kind, found.name, found.host, found.severity) == ("Pod", "x-1", "10.1.2.3:3128", Severity.EXTERNAL)
+    templates[0] = made(containers=[told])
+    assert [f.kind for f in proxies()] == ["Deployment"]
+    templates[0] = made(containers=[container()])
+    pods[2] = made("Pod", "x-2", containers=[{**container(), "env": [FROM_SECRET]}])
+    assert [f.severity for f in proxies()] == [Severity.EXTERNAL, Severity.UNREADABLE]
 
 
 def test_names_and_addresses_are_told_apart() -> None:
