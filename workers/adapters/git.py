@@ -27,14 +27,20 @@ from workers.errors import Stuck, Wait
 __all__ = ["Git", "GitFailed", "MirrorReport", "Remote", "Transfer", "Worktree"]
 
 BATCH = 100  # refs a command line; one argument list has a limit
+TIMEOUT = 1200.0  # seconds of one command: as long as upstream's own chart gives the whole step
+_STATUS = re.compile(r"^[ +\-*=!]\t", re.MULTILINE)
+"""`git push --porcelain` tells what became of each ref. A push that was cut tells of none, and may say "Done" yet."""
 _FOUND = "refs/upstream/"
 _OWN = "refs/local/"
 
 
 class Git:
-    """Git with its caches below `workspace`. `timeout` bounds each command, `stall` each silence of a remote."""
+    """Git with its caches below `workspace`. `timeout` bounds each command, `stall` each silence of who is read from.
 
-    def __init__(self, workspace: Path, timeout: float = 600, *, stall: int = STALL) -> None:
+    Who is pushed to may be silent as long as the command may take: Gitea says nothing while it takes a pack in.
+    """
+
+    def __init__(self, workspace: Path, timeout: float = TIMEOUT, *, stall: int = STALL) -> None:
         self._workspace, self._timeout, self._stall = workspace, timeout, stall
         self._mirroring = asyncio.Lock()
         self._begun = False
@@ -122,14 +128,16 @@ class Git:
         at: Path,
         *arguments: str,
         remote: Remote | None = None,
+        stall: int | None = None,
         accept: tuple[int, ...] = (0,),
+        shows: re.Pattern[str] | None = None,
         extra: Mapping[str, str] | None = None,
         transfer: Transfer | None = None,
     ) -> str:
         heard = transfer.heard if transfer else None
         return await run(
-            at, *arguments, remote=remote, timeout=self._timeout, stall=self._stall, accept=accept, extra=extra,
-            heard=heard,
+            at, *arguments, remote=remote, timeout=self._timeout, stall=stall or self._stall, accept=accept,
+            shows=shows, extra=extra, heard=heard,
         )  # fmt: skip
 
     async def _cache(self) -> Path:
@@ -216,7 +224,10 @@ class Git:
         """Push without force. A ref that moved in between is a Wait, a refused one is Stuck."""
         loud = ("--progress",) if transfer else ()
         arguments = (f"--git-dir={git_dir}", "push", "--porcelain", *loud, "--no-verify", remote.url, *specs)
-        said = await self._run(at, *arguments, remote=remote, accept=(0, 1), transfer=transfer)
+        silence = int(self._timeout) + 60  # longer than it may take: what ends it then is the timeout, and says so
+        said = await self._run(
+            at, *arguments, remote=remote, stall=silence, accept=(0, 1), shows=_STATUS, transfer=transfer
+        )
         rejected = [line for line in said.splitlines() if line.startswith("!")]
         if not rejected:
             if "Done" not in said.splitlines():

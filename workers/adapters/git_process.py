@@ -114,11 +114,13 @@ async def run(
     timeout: float = 600.0,
     stall: int = STALL,
     accept: tuple[int, ...] = (0,),
+    shows: re.Pattern[str] | None = None,
     extra: Mapping[str, str] | None = None,
     heard: Heard | None = None,
 ) -> str:
     """Standard output of one git command. When the caller is cancelled or time is up, git is dead on return.
 
+    A code of `accept` other than 0 is taken when standard output `shows` what it should.
     `heard` is given each line of standard error while git runs, in another thread; those that it takes are no error.
 
     Raises Wait or Stuck for trouble with the remote, GitFailed for anything else.
@@ -132,7 +134,7 @@ async def run(
         process.kill()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(process.ended.wait, 10.0)
-    if code in accept:
+    if code in accept and (code == 0 or shows is None or shows.search(out)):
         return out
     name = remote.name if remote else "Git"
     if process.late:

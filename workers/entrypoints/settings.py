@@ -57,6 +57,15 @@ class Pace(Part):
     total: float = Field(default=7200.0, gt=0)
 
 
+class GitTime(Part):
+    """How long Git may take. Seconds."""
+
+    timeout: float = Field(default=1200.0, gt=0)
+    """For one command; who is pushed to may say nothing for as long."""
+    stall: int = Field(default=30, ge=1)
+    """For which who is read from may send next to nothing."""
+
+
 class AutoFire(Part):
     """Begin a cutover by itself after the first operator's login. Off unless somebody switches it on."""
 
@@ -166,6 +175,7 @@ class Settings(BaseSettings):
     kubernetes: Kubernetes = Kubernetes()
     status: Status = Status()
     pace: Pace = Pace()
+    git: GitTime = GitTime()
     auto_fire: AutoFire = AutoFire()
     handover: Handover | None = None
     """What shows that handover is finished. Named: no cutover begins before; auto-fire needs it."""

@@ -76,7 +76,7 @@ async def world(
         yield World(
             sovereign=sovereign,
             cluster=api,
-            git=Git(stack.enter_context(desk(settings.workspace))),
+            git=Git(stack.enter_context(desk(settings.workspace)), settings.git.timeout, stall=settings.git.stall),
             gitea=await stack.enter_async_context(GiteaApi.open(sovereign.gitea)),
             harbor=await stack.enter_async_context(HarborApi.open(sovereign.harbor)),
             registries=await stack.enter_async_context(Registries.open(sovereign)),

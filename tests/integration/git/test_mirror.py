@@ -215,6 +215,36 @@ async def test_silence_ends_before_the_timeout(before) -> None:
     assert caught.value.reason == "UpstreamUnavailable"
 
 
+async def test_a_gitea_that_takes_its_time_with_a_pack_is_not_taken_for_one_that_is_gone(before) -> None:
+    hook = before.gitea.root / "openova" / "openova.git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nsleep 3\n")
+    hook.chmod(0o755)
+    report = await Git(before.workspace, stall=1).mirror(before.upstream, before.local)
+    assert set(report.changed) <= set(before.heads())
+
+
+@pytest.mark.parametrize("wrong", [Wrong.DOWN, Wrong.EMPTY, Wrong.UNAVAILABLE])
+async def test_a_push_that_is_cut_is_told_as_such_and_not_by_what_is_missing_then(before, wrong) -> None:
+    before.gitea.faults.append(Fault(wrong, on="/git-receive-pack"))
+    with pytest.raises(Wait, match="git push: ") as caught:
+        await before.git.mirror(before.upstream, before.local)
+    assert caught.value.reason == "GiteaUnavailable"
+
+
+async def test_a_push_that_takes_too_long_is_told_by_the_time_that_it_had(before) -> None:
+    await before.git.mirror(before.upstream, before.local)
+    before.gitea.faults.append(Fault(Wrong.HANG, on="/git-receive-pack"))
+    patient, hurried = Git(before.workspace), Git(before.workspace, timeout=3, stall=1)
+    async with patient.checkout(before.local, "main") as tree:
+        (tree.path / "new.yaml").write_text("a: 1\n")
+        await tree.commit("Change")
+        tree._owner = hurried
+        with pytest.raises(Wait, match="git push took longer than 3 s") as caught:
+            await tree.push()
+    assert caught.value.reason == "GiteaTimeout"
+
+
 async def test_cancelling_ends_git_and_the_server_side_too(before) -> None:
     before.host.faults.append(Fault(Wrong.HANG, on="upload-pack"))
     mirroring = asyncio.create_task(before.git.mirror(before.upstream, before.local))
