@@ -332,7 +332,9 @@ class Pool:
             await self._complete(run, step, mine)
 
     async def _complete(self, run: Run, step: Step, mine: StepState) -> None:
-        """`completed`, when a last look finds no tether; else `failed`. Both rest on what stands in the journal."""
+        """`completed`, when a last look finds none of tethers 1 to 7 and nothing that could not be read; else `failed`.
+        Both rest on what stands in the journal. Whatever else leads outside is in the certificate, whose verdict says
+        so."""
         try:
             found = await self.audit() if self.audit else None
         except Trouble as trouble:
@@ -345,7 +347,8 @@ class Pool:
             name = f"audited.{mine.token}.{self.scribe.worker}.{self.journal.state.length}"
             await self.journal.append(self.scribe.run(run, name, found))
         if found is not None and (left := tied(found)):
-            message = f"{len(left)} strings still tie the Sovereign; see `cutover audit`. First: {left[0]}"
+            number = f"{'at least ' if found.omitted else ''}{len(left)}"
+            message = f"{number} strings still tie the Sovereign; see `cutover audit`. First: {left[0]}"
             await self._end(step, facts.Failed(step=step.slug, reason="TethersLeft", message=message), mine.token)
             return
         await self._end(step, None, mine.token)
@@ -381,7 +384,8 @@ async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
 
 
 def tied(found: facts.Audited) -> list[str]:
-    """The findings that forbid completion: whatever could not be read, and why, then tethers 1 to 7."""
+    """The findings that forbid completion: whatever could not be read, and why, then tethers 1 to 7. Where one event
+    has no room for all, these are listed first (`Audit.fact`), so that none of them is hidden among those left out."""
     unread = [f"{_named(row)}: {row.get('host')}" for row in found.findings if row.get("severity") == "unreadable"]
     left = [row for row in found.findings if row.get("severity") != "unreadable"]
     return [*unread, *(_named(row) for row in left if row.get("tether") in range(1, 8))]

@@ -64,6 +64,8 @@ VEILED = Tether(
     "its name in sovereign.proof.proxies (HOST:PORT), so that the proof tries it; or its owner: a plain value, or none",
 )
 """A proxy whose address stands where nobody here reads it, a Secret above all: the proof could not try it."""
+CUT = range(1, 8)
+"""The tethers that a cutover cuts. 8 was used once; 0, whatever else leads outside, is told and forbids nothing."""
 TETHERS = (GIT, MIRRORS, CHARTS, API, PULL_SECRETS, PACKAGES, IMAGES, SYSTEM)
 
 
@@ -84,6 +86,11 @@ class Finding(Travels):
     owner: str = ""
     """Who declares the object: what would bring the string back."""
     cut_by: str
+
+    @property
+    def forbids(self) -> bool:
+        """Does it stand between the Sovereign and completion? Tethers 1 to 7 do, and what nobody could read."""
+        return self.severity is Severity.UNREADABLE or (self.severity in COUNTING and self.tether in CUT)
 
     @property
     def place(self) -> str:
@@ -121,8 +128,10 @@ class Audit:
         return tuple(f for f in self.counting if f.tether in numbers)
 
     def fact(self, signer: str = "") -> Audited:
-        """As the journal keeps it: what counts, the worst of it when that is too much; notices are for people only."""
-        worst = sorted(self.counting, key=lambda f: f.severity is Severity.EXTERNAL)
+        """As the journal keeps it: what counts, the worst of it when that is too much; notices are for people only.
+
+        What forbids completion comes first of all: when none of that is listed, none of it was left out."""
+        worst = sorted(self.counting, key=lambda f: (not f.forbids, f.severity is Severity.EXTERNAL))
         found = tuple(f.model_dump(mode="json", exclude_defaults=True) for f in worst[:MOST])
         return Audited(findings=found, clean=self.clean, omitted=len(worst) - len(found), signer=signer)
 

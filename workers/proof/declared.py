@@ -11,7 +11,6 @@ from workers.audit.finding import PROXY, VEILED, Finding, Severity
 from workers.errors import Stuck, Wait
 from workers.world import World
 
-NUMBERS = range(1, 8)
 MOST = 8  # findings in one message
 
 
@@ -33,8 +32,8 @@ def proxies(found: Iterable[Finding], named: Iterable[str] = ()) -> tuple[str, .
 def judge(found: Iterable[Finding]) -> None:
     """Raises Stuck for a tether or a proxy that no canary could try, Wait for what nobody could read; a tether comes
     first: it needs a person."""
-    counting = [f for f in found if f.tether in NUMBERS or f.severity is Severity.UNREADABLE]
-    left = [f for f in counting if f.severity in (Severity.TETHER, Severity.EXTERNAL)]
+    counting = [f for f in found if f.forbids]
+    left = [f for f in counting if f.severity is not Severity.UNREADABLE]
     unread = [f for f in counting if f.severity is Severity.UNREADABLE]
     veiled = [f for f in unread if f.title == VEILED.title]
     untold = f"what cannot be read may hold a tether: {_told(unread)}"

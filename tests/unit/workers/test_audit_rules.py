@@ -18,6 +18,7 @@ from workers.audit import report
 from workers.audit.finding import Audit, Severity
 from workers.audit.rules import Judge, node_fault
 from workers.audit.survey import Inventory, judged, unread, workloads
+from workers.pool import tied
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps import registry_pivot
 
@@ -262,6 +263,29 @@ def test_a_plan_that_nobody_could_read_is_not_called_absent() -> None:
     for found in (audited(seen), audited(spoilt)):
         assert {f.severity for f in found.findings if f.tether == 2} == {Severity.UNREADABLE}
         assert found.left(2)
+
+
+@pytest.mark.parametrize(
+    ("tether", "severity", "forbids"),
+    [
+        (0, Severity.TETHER, False),
+        (0, Severity.EXTERNAL, False),
+        (0, Severity.UNREADABLE, True),
+        (3, Severity.TETHER, True),
+        (3, Severity.EXTERNAL, True),
+        (3, Severity.NOTICE, False),
+        (8, Severity.EXTERNAL, False),
+    ],
+)
+def test_what_forbids_completion_is_in_the_journal_though_there_is_no_room_for_all(
+    tether: int, severity: Severity, forbids: bool
+) -> None:
+    one = unread(kinds.GIT, "Thing", "all of them", "403")
+    crowd = [one.model_copy(update={"tether": 0, "severity": Severity.TETHER, "name": str(n)}) for n in range(600)]
+    last = one.model_copy(update={"tether": tether, "severity": severity, "name": "last"})
+    fact = Audit(AT, (*crowd, last)).fact()
+    assert (len(fact.findings), fact.omitted) == (kinds.MOST, 101 - (severity is Severity.NOTICE))
+    assert ["Thing last" in named for named in tied(fact)] == [True] * forbids
 
 
 def test_one_string_is_enough_to_be_not_clean_and_the_journal_keeps_it() -> None:
