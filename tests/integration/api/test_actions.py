@@ -27,13 +27,17 @@ async def opened(tmp_path: Path) -> AsyncIterator[Door]:
         yield made
 
 
-def stopped_at(slug: str, opened: Door, reason: str = "BadLogin") -> tuple[dict[str, object], anyio.Event]:
-    """Steps that do nothing, one of which fails until the event is set."""
+def stopped_at(
+    slug: str, opened: Door, reason: str = "BadLogin", gate: anyio.Event | None = None
+) -> tuple[dict[str, object], anyio.Event]:
+    """Steps that do nothing, one of which fails until the event is set, and then takes until the gate opens."""
     healed = anyio.Event()
 
     async def step(order: Order, report: Report) -> StepResult:
         if not healed.is_set():
             raise Stuck(reason, "put a good password into the Secret")
+        if gate is not None:
+            await gate.wait()
         return result(slug)
 
     return {**doing(opened.bench.done), slug: step}, healed
@@ -100,16 +104,23 @@ async def test_a_second_start_while_one_runs_is_409_and_names_the_run(opened: Do
     assert (retried.status_code, retried.json()["error"]) == (409, "step-running")
     other = await opened.post("/cancel", {"run": "run-9"})
     assert (other.status_code, other.json()["error"]) == (409, "not-the-active-run")
-    cancelled = await opened.post("/cancel", {"run": run, "reason": "not today"})
+    running = await opened.post("/steps/gitea-mirror/retry", **{"Idempotency-Key": "another"})
+    assert (running.status_code, running.json()["error"]) == (409, "step-running")
+    key = {"Idempotency-Key": "k1"}
+    cancelled = await opened.post("/cancel", {"run": run, "reason": "not today"}, **key)
     assert (cancelled.status_code, cancelled.json()["runPhase"]) == (202, "cancelled")
-    assert read((await opened.bench.entries(CANCEL))[-1].raw).authtype == "user"
+    repeat = await opened.post("/cancel", {"run": run, "reason": "not today"}, **key)
+    assert (repeat.status_code, repeat.json()["request"]) == (202, cancelled.json()["request"]), repeat.text
+    (asked,) = await opened.bench.entries(CANCEL)
+    assert read(asked.raw).authtype == "user"
     again = await opened.post("/cancel")
     assert (again.status_code, again.json()["error"]) == (409, "no-active-run")
     gate.set()
 
 
 async def test_a_failed_step_is_told_with_what_to_do_and_retried(opened: Door) -> None:
-    work, healed = stopped_at("harbor-prewarm", opened)
+    gate = anyio.Event()
+    work, healed = stopped_at("harbor-prewarm", opened, gate=gate)
     await opened.bench.worker(work)  # type: ignore[arg-type]
     await opened.post("/start")
     await opened.bench.until(lambda state: state.run is not None and state.run.closed)
@@ -122,12 +133,19 @@ async def test_a_failed_step_is_told_with_what_to_do_and_retried(opened: Door) -
     assert (early.status_code, early.json()["error"]) == (409, "out-of-order")
     assert (await opened.post("/steps/no-such/retry")).status_code == 404
     healed.set()
-    retried = await opened.post("/steps/harbor-prewarm/retry", {"reason": "healed"})
+    key = {"Idempotency-Key": "k1"}
+    retried = await opened.post("/steps/harbor-prewarm/retry", {"reason": "healed"}, **key)
     assert (retried.status_code, retried.json()["run"]) == (202, status["runId"])
     from events.flow import BY_SLUG
 
-    order = read((await opened.bench.entries(trigger(BY_SLUG["harbor-prewarm"])))[-1].raw)
-    assert order.authtype == "user"
+    orders = await opened.bench.entries(trigger(BY_SLUG["harbor-prewarm"]))
+    assert read(orders[-1].raw).authtype == "user"
+    repeat = await opened.post("/steps/harbor-prewarm/retry", {"reason": "healed"}, **key)
+    assert (repeat.status_code, repeat.json()["request"]) == (202, orders[-1].seq), repeat.text
+    another = await opened.post("/steps/harbor-prewarm/retry", **{"Idempotency-Key": "k2"})
+    assert (another.status_code, another.json()["error"]) == (409, "step-running")
+    assert await opened.bench.entries(trigger(BY_SLUG["harbor-prewarm"])) == orders
+    gate.set()
     assert (await opened.bench.until(lambda state: state.complete)).complete
 
 

@@ -181,6 +181,15 @@ async def test_a_full_log_is_told_as_such_and_a_request_goes_through_when_there_
     assert (await house.post("/start")).status_code == 202
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    "name", ["a" * 300 + ".js", "a" * 5000, "%00.js", "..%2fapp.py", "%ff.css", ".", "card.js%2f", ""]
+)
+async def test_a_name_that_is_no_part_of_the_console_is_404_and_never_a_file(quiet: Door, name: str) -> None:
+    answer = await quiet.client.get(f"/console/{name}")
+    assert (answer.status_code, answer.json()["error"]) == (404, "not-found")
+
+
 # --- what a proxy or a browser makes of it ------------------------------------------------------------------------
 
 

@@ -46,6 +46,8 @@ KINDS: Final = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml", ".ico": "image/x-icon", ".json": "application/json", ".png": "image/png",
 }  # fmt: skip
+PARTS: Final = {file.name: KINDS[file.suffix] for file in CONSOLE.iterdir() if file.suffix in KINDS}
+"""The console's files. Nobody who asks makes a name of the file system out of what was sent."""
 SAFE: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -182,8 +184,9 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         caller = await door.operator(request)
         asked = body or models.Cancel()
         data = facts.CancelRequested(run=asked.run, operator=caller.authid, reason=asked.reason)
-        front.foreseen(lambda state: refused_cancel(state, data))
-        answer = await front.ask(caller, subjects.CANCEL, "cutover", data, key)
+        answer = await front.ask(
+            caller, subjects.CANCEL, "cutover", data, key, judge=lambda state: refused_cancel(state, data)
+        )
         return Json(front.told(answer), 202)
 
     @app.post(
@@ -201,8 +204,9 @@ def _actions(app: FastAPI, front: Front, door: Door, settings: Settings) -> None
         if not run:
             raise Problem(409, "no-run", "there is no run to act on: start one")
         data = facts.Trigger(run=run, step=slug, reason=body.reason if body else None)
-        front.foreseen(lambda state: refused_trigger(state, step, data))
-        answer = await front.ask(caller, subjects.trigger(step), slug, data, key)
+        answer = await front.ask(
+            caller, subjects.trigger(step), slug, data, key, judge=lambda state: refused_trigger(state, step, data)
+        )
         return Json(front.told(answer), 202)
 
     @app.post(
@@ -368,11 +372,10 @@ def _safe(settings: Settings) -> dict[str, str]:
 
 def _file(name: str, safe: Mapping[str, str]) -> Response:
     """A file of the console; only what lies there by that very name."""
-    path = CONSOLE / name
-    kind = KINDS.get(path.suffix)
-    if kind is None or path.parent != CONSOLE or not path.is_file():
+    kind = PARTS.get(name)
+    if kind is None:
         raise Problem(404, "not-found", "there is no such page")
-    return FileResponse(path, media_type=kind, headers={**safe, "Cache-Control": "no-cache"})
+    return FileResponse(CONSOLE / name, media_type=kind, headers={**safe, "Cache-Control": "no-cache"})
 
 
 async def _unreadable(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ import orjson
 
 from events import subjects
 from events.envelope import Undecodable, read
-from events.flow import BY_SLUG
+from events.flow import BY_SLUG, STEPS
 from events.fold import State, evolve
 from events.jetstream import JetStreamLog
 from events.log import Entry, LogUnavailable, NoLog
@@ -26,6 +26,9 @@ from workers.entrypoints.asking import Answer
 KEPT: Final = 16 << 20
 """Bytes of encoded events kept for readers; what is older is read from the log again."""
 ANSWERS: Final = 1024
+INPUTS: Final = 4096
+"""Cancels and triggers whose message ids are remembered: a repeat of an older one is judged as a new one."""
+ASKED: Final = frozenset({subjects.CANCEL, *map(subjects.trigger, STEPS)})
 TICK: Final = 0.1
 """Seconds between two wakes of the readers: what comes faster travels together."""
 
@@ -53,6 +56,8 @@ class Feed:
         self._kept, self._bytes, self._floor = kept, 0, 0
         self._seqs: list[int] = []
         self._frames: list[bytes] = []
+        self.inputs: OrderedDict[str, int] = OrderedDict()
+        """Message id -> sequence, of what was asked of the workers lately."""
         self._answers: OrderedDict[int, Answer] = OrderedDict()
         self._asked: dict[int, asyncio.Future[Answer]] = {}
         self._moved, self._dirty = asyncio.Event(), asyncio.Event()
@@ -103,6 +108,7 @@ class Feed:
         self._bytes, self._floor = 0, 0
         self._seqs, self._frames, self._joined, self._pictured = [], [], None, None
         self._answers.clear()
+        self.inputs.clear()
         self._dirty.set()
 
     async def _find_head(self, stream: JetStreamLog) -> None:
@@ -119,6 +125,10 @@ class Feed:
             self.state = evolve(self.state, entry)
             self._keep(entry.seq, frame(entry))
             self._dirty.set()
+        elif entry.subject in ASKED and (asked := asking.decoded(entry)) is not None:
+            self.inputs.setdefault(asked.id, entry.seq)
+            if len(self.inputs) > INPUTS:
+                self.inputs.popitem(last=False)
         for found in asking.replies(entry):
             self._answers[found.sequence] = found
             if len(self._answers) > ANSWERS:

@@ -76,12 +76,18 @@ class Front:
     # --- asking -----------------------------------------------------------------------------------------------
 
     async def ask(
-        self, caller: Caller, subject: str, place: str, data: BaseModel, key: str | None, *, longer: float = 0.0
+        self, caller: Caller, subject: str, place: str, data: BaseModel, key: str | None, *, longer: float = 0.0,
+        judge: Callable[[State], Refusal | None] | None = None,
     ) -> Answer:  # fmt: skip
         """Publish an input and wait for its answer. Raises Problem.
 
-        `key` makes a repeat the same message: for a caller who does not know whether the first one arrived."""
-        seq = await self.publish(caller, subject, place, data, key)
+        `key` makes a repeat the same message: for a caller who does not know whether the first one arrived. What the
+        first one has changed since is then no reason to refuse it, so `judge` is asked about new messages only."""
+        seq = self.feed.inputs.get(message_id(caller, subject, key)) if key else None
+        if seq is None:
+            if judge is not None:
+                self.foreseen(judge)
+            seq = await self.publish(caller, subject, place, data, key)
         return await self._answer(seq, self._patience + longer)
 
     async def logged_in(self, caller: Caller) -> str:
@@ -90,14 +96,16 @@ class Front:
         Raises Problem."""
         rule, state = self.settings.auto_fire, self.feed.state
         first = self.feed.ready and state.autofire is None and state.run is None
-        if rule.enabled and first and caller.authtype == "user" and rule.role in caller.roles:
+        # Who may not start a cutover by hand does not by logging in, whatever roles the settings name for both.
+        entitled = caller.authtype == "user" and caller.may_act and rule.role in caller.roles
+        if rule.enabled and first and entitled:
             data = facts.Login(operator=caller.authid, roles=(rule.role,))
             await self.publish(caller, subjects.LOGIN, "cutover", data, None)
         return state.autofire.phase if state.autofire else ""
 
     async def publish(self, caller: Caller, subject: str, place: str, data: BaseModel, key: str | None) -> int:
         """An input in the caller's name; its sequence in the log. Raises Problem."""
-        name = hashlib.sha256(f"{caller.authid}\n{subject}\n{key}".encode()).hexdigest()[:32] if key else str(uuid4())
+        name = message_id(caller, subject, key) if key else str(uuid4())
         draft = Draft(
             id=name, source=f"//{self.settings.sovereign.fqdn}/api", data=data, subject=place, time=datetime.now(UTC),
             authtype=caller.authtype, authid=caller.authid,
@@ -205,6 +213,11 @@ class Front:
         except Trouble as error:
             slug = slug_of(error.reason) if isinstance(error, Stuck) else "cluster-unavailable"
             raise Problem(503, slug, self._redacted(error)) from None
+
+
+def message_id(caller: Caller, subject: str, key: str) -> str:
+    """The same for the same caller, question and key, at every replica."""
+    return hashlib.sha256(f"{caller.authid}\n{subject}\n{key}".encode()).hexdigest()[:32]
 
 
 @dataclass

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_bytes
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 
@@ -17,16 +16,13 @@ from workers.adapters.keycloak import Keys, KeysUnavailable
 from workers.entrypoints import wiring
 from workers.entrypoints.api import tokens
 from workers.entrypoints.api.problems import Problem
+from workers.entrypoints.api.reviews import Reviews
 from workers.entrypoints.api.tokens import Claims, Refused, Tickets
 from workers.entrypoints.api.who import Caller
 from workers.entrypoints.settings import Identity, ServiceAccounts, Settings
 from workers.errors import Trouble
 
 log = logging.getLogger("cutover.api")
-
-REVIEWED: Final = 10.0
-"""Seconds for which the API server's word about a ServiceAccount's token is believed."""
-MOST_REVIEWED: Final = 1000
 
 
 def unauthorized(why: str) -> Problem:
@@ -43,7 +39,8 @@ class Doorkeeper:
     ) -> None:  # fmt: skip
         self._identity, self._keys, self._accounts, self._cluster = identity, keys, accounts, cluster
         self._tickets, self._clock = tickets, clock
-        self._reviewed: dict[bytes, tuple[float, Caller]] = {}
+        self._reviews = Reviews(self._reviewed, clock)
+        self._told, self._since = float("-inf"), 0
 
     @classmethod
     @asynccontextmanager
@@ -74,8 +71,15 @@ class Doorkeeper:
         try:
             return await self._known(token.strip())
         except Refused as why:
-            log.info("refused a token: %s", why)
+            self._tell(why)
             raise unauthorized(f"the token is not accepted: {why}") from None
+
+    def _tell(self, why: Refused) -> None:
+        """Once a second at most: a flood must not become a flood of lines."""
+        self._since += 1
+        if (now := time.monotonic()) - self._told >= 1.0:
+            log.info("refused a token: %s; %d since this was said last", why, self._since)
+            self._told, self._since = now, 0
 
     async def _known(self, token: str) -> Caller:
         issuer = tokens.issuer_of(token)
@@ -104,28 +108,24 @@ class Doorkeeper:
         )  # fmt: skip
 
     async def _pod(self, token: str) -> Caller:
-        """Known by the API server. Its word is kept for a few seconds, under a hash of the token."""
+        """Known by the API server."""
         assert self._accounts is not None  # noqa: S101  asked only then
-        assert self._cluster is not None  # noqa: S101
-        mark, now = hashlib.sha256(token.encode()).digest(), self._clock()
-        kept = self._reviewed.get(mark)
-        if kept is not None and now - kept[0] < REVIEWED:
-            return kept[1]
-        try:
-            name = await self._cluster.review_token(token, self._accounts.audience)
-        except Trouble as error:
-            raise Problem(503, "token-review-failed", str(error), {"Retry-After": "5"}) from None
+        name = await self._reviews.name(token)
         if name is None:
             raise Refused("the API server does not know it, or it is for another audience")
         acts = name in self._accounts.may_act
-        found = Caller(
+        return Caller(
             "service_account", name, may_read=acts or name in self._accounts.may_read, may_act=acts,
             until=tokens.ends(token),
         )  # fmt: skip
-        if len(self._reviewed) >= MOST_REVIEWED:
-            self._reviewed.clear()
-        self._reviewed[mark] = (now, found)
-        return found
+
+    async def _reviewed(self, token: str) -> str | None:
+        assert self._accounts is not None  # noqa: S101  asked only then
+        assert self._cluster is not None  # noqa: S101
+        try:
+            return await self._cluster.review_token(token, self._accounts.audience)
+        except Trouble as error:
+            raise Problem(503, "token-review-failed", str(error), {"Retry-After": "5"}) from None
 
     async def ticket(self, caller: Caller) -> tuple[str, float]:
         """For one stream of events."""
