@@ -417,4 +417,4 @@ def _end(plan: Plan, outcome: Outcome, console: Console) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, markup=False, emoji=False, soft_wrap=True)

@@ -168,7 +168,7 @@ def status(ctx: click.Context, check: bool, output: str, api: str | None, token_
     else:
         console = Console(highlight=False)
         console.print(printing.table(state, datetime.now(UTC)))
-        console.print(printing.verdict(state), soft_wrap=True, markup=False)
+        console.print(printing.verdict(state), soft_wrap=True, markup=False, emoji=False)
     if state.broken:
         raise Broken(f"integrity: {state.broken}")
     if check and (not state.complete or state.rehearsal):

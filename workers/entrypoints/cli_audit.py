@@ -10,6 +10,7 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from workers.audit import report
 from workers.audit.finding import Audit, Finding, Severity
@@ -50,7 +51,7 @@ def command(ctx: click.Context, file: Path | None, output: str, api: str | None,
     else:
         console = Console(highlight=False)
         console.print(table(found))
-        console.print(report.verdict(found), markup=False, soft_wrap=True)
+        console.print(report.verdict(found), markup=False, emoji=False, soft_wrap=True)
     if found.unreadable:
         raise click.exceptions.Exit(Unreachable.exit_code)
     if not found.clean:
@@ -84,8 +85,14 @@ def table(found: Audit) -> Table:
         shown.add_column(name, overflow="fold")
     for each in found.findings:
         number, place, field, host, _, owner, cut_by = report.cells(each)
-        shown.add_row(number, place, field, _said(each, host), owner, cut_by, style=_COLOUR[each.severity])
+        row = (number, place, field, _said(each, host), owner, cut_by)
+        shown.add_row(*map(_as_it_is, row), style=_COLOUR[each.severity])
     return shown
+
+
+def _as_it_is(text: str) -> Text:
+    """What somebody else wrote: its brackets are no markup, and what would steer a terminal is not sent to one."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _said(each: Finding, host: str) -> str:

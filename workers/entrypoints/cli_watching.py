@@ -53,7 +53,7 @@ def watch_run(whence: Settings | Remote, *, from_start: bool, once: bool, plain:
         state = run(cli_remote.watch(whence, console, from_start=from_start, once=once, plain=plain))
     else:
         state = run(watching.watch(whence.nats, console, from_start=from_start, once=once, plain=plain))
-    console.print(printing.verdict(state), soft_wrap=True, markup=False)
+    console.print(printing.verdict(state), soft_wrap=True, markup=False, emoji=False)
     if state.run is None or state.run.phase != "succeeded":
         raise click.exceptions.Exit(Failed.exit_code)
 

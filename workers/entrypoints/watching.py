@@ -94,7 +94,11 @@ class Picture:
 async def shown(console: Console, *, from_start: bool = False, plain: bool = False) -> AsyncIterator[View]:
     """A view that fits where the output goes: a table on a terminal, lines elsewhere."""
     if plain or not console.is_terminal:
-        yield Lines(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True), from_start)
+
+        def out(text: str) -> None:
+            console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+        yield Lines(out, from_start)
         return
     picture = Picture()
     with Live(get_renderable=picture.__rich__, console=console, refresh_per_second=4):
