@@ -21,6 +21,7 @@ from workers.adapters.cluster import (
     FUNCTION,
     GIT_REPOSITORY,
     HELM_REPOSITORY,
+    IMAGE_REPOSITORY,
     JOB,
     NODE,
     OCI_REPOSITORY,
@@ -47,7 +48,6 @@ from workers.world import World
 
 FLUX = "source.toolkit.fluxcd.io"
 BUCKET = Kind(FLUX, "Bucket", "buckets", versions=("v1", "v1beta2"))
-IMAGE_REPOSITORY = Kind("image.toolkit.fluxcd.io", "ImageRepository", "imagerepositories", versions=("v1", "v1beta2"))
 K3S_CHART = Kind("helm.cattle.io", "HelmChart", "helmcharts")
 K3S_PLAN = Kind("upgrade.cattle.io", "Plan", "plans")
 
