@@ -20,11 +20,12 @@ from sandbox.controllers.api import NODES, PODS, SECRETS, Api, ApiError, Object
 from sandbox.controllers.mirror import Mirror
 from sandbox.controllers.oci import Credentials, docker_config
 from sandbox.network import Identity, Network, canonical
+from sandbox.nodes import RESOLVER as NODE_RESOLVER
 from sandbox.nodes import DirectoryFirewall, ImageStore, Node, NodeBlocks
 from sandbox.pod_life import BACK_OFF, Life
 from sandbox.policy import API_SERVER, identity_of
-from sandbox.puller import Image, Puller
-from schemas.canary import Finding
+from sandbox.puller import Image, Puller, PullError
+from schemas.canary import RESOLVERS, Finding
 from schemas.nodes import NodePlan, NodeReport
 from workers.adapters import node_probe
 from workers.adapters.cluster import Cluster
@@ -32,6 +33,7 @@ from workers.entrypoints import canary, lift, node_agent
 from workers.proof import lifter
 from workers.proof.block import Placement
 
+CLUSTER_RESOLVER = "10.43.0.10"
 NOBODY = "http://127.0.0.1:9"
 """Where a name that is not on the network leads: refused."""
 
@@ -183,6 +185,10 @@ class Kubelets:
         policy = container.get("imagePullPolicy") or ("Always" if latest else "IfNotPresent")
         if policy != "Always" and str(image) in store.images:
             return store.images[str(image)]
+        if self._blocks.deaf(node.name, self._clock.now()):
+            raise PullError(
+                f'failed to do request: Head: dial tcp: lookup on {NODE_RESOLVER}:53: i/o timeout, "{image}"'
+            )
         login = await self._login(pod, image.host)
         puller = self._pullers[node.name]
         pulled = await puller.pull(node.name, node.containerd.certs, str(image), store.blobs, login)
@@ -229,6 +235,13 @@ class Kubelets:
             known = canary.known_of(context.params["known"], targets)
             proxies = context.params["proxies"]
             names = [urlsplit(t).netloc for t in targets] if context.params["names"] else []
+            image, resolvers = context.params["image"], context.params["resolvers"]
+        if resolvers:
+            asked = NODE_RESOLVER if pod["spec"].get("dnsPolicy") == "Default" else CLUSTER_RESOLVER
+            return RESOLVERS.dump_json((asked,)).decode()
+        if image:
+            wire = await self._wire(identity_of(pod), urlsplit(targets[0]).netloc, ())
+            return (await canary.asked(image, wire)).model_dump_json()
         if names:
             hosts = {name: self._network.hosts.get(canonical(name)) for name in names}
             return canary.names_document({name: host.addresses if host else () for name, host in hosts.items()})
@@ -281,12 +294,14 @@ class Kubelets:
 
     async def _call_home(self, pod: Object, targets: list[str]) -> tuple[int, str]:
         """A workload that cannot live without somebody out there: it asks every second, and ends in anger."""
-        who = identity_of(pod)
-        while True:
-            for finding in await self._look(who, targets, 1.0):
-                if not finding.reached:
-                    return 1, f"cannot reach {finding.host}: {finding.detail}"
+        while not (trouble := await self.cut_off(pod, targets)):
             await asyncio.sleep(1.0)
+        return 1, trouble
+
+    async def cut_off(self, pod: Object, targets: Sequence[str]) -> str:
+        """What a workload says that does not reach all it needs; empty when it does."""
+        missing = [f for f in await self._look(identity_of(pod), targets, 1.0) if not f.reached]
+        return "; ".join(f"cannot reach {finding.host}: {finding.detail}" for finding in missing)
 
     async def _node_agent(self, pod: Object, args: list[str], supply: Supply) -> None:
         node = self._nodes[pod["spec"]["nodeName"]]

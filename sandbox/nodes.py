@@ -27,6 +27,8 @@ MIRRORED = {
     "gcr.io": "proxy-gcr",
 }
 """What the vendor's cloud-init mirrors, and the project of the mothership that it uses."""
+RESOLVER = "192.0.2.53"
+"""Whom every node asks for names: the provider's resolver, outside (192.0.2.0/24, RFC 5737)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,11 @@ class NodeBlocks:
         for listener in self._listeners:
             listener()
         return had
+
+    def deaf(self, node: str, now: datetime) -> bool:
+        """True while a block stands between the node and its resolver: no name leads anywhere then."""
+        block = self.current.get(node)
+        return block is not None and not block.answers(RESOLVER, now)
 
     def expire(self, now: datetime) -> None:
         """Drop what is over, as the kernel does."""

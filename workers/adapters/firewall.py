@@ -16,6 +16,7 @@ from workers.errors import Stuck, Wait
 
 TABLE = "catalyst_cutover"
 LIMIT = 30.0  # seconds for one transaction; nft needs some milliseconds
+CLOCK = 10.0  # seconds that a node's clock may be behind the worker's
 PRIVATE = (
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -46,10 +47,33 @@ class NodeBlock(Arrives):
     """After this nothing is denied any more, whoever is alive."""
     token: int = 0
     """Fencing token of the attempt that ordered it: an earlier one must not lift it."""
+    lease: float | None = None
+    """Seconds for which it was ordered. No node holds it longer from its arrival, whatever its clock says.
+    None from a worker of before, which did not say."""
+    resolvers: tuple[str, ...] = ()
+    """Addresses that nodes ask for names: open on port 53, and on no other."""
 
     def remaining(self, now: datetime) -> float:
         """Seconds until it lifts itself; 0 when that is past."""
         return max(0.0, (self.expires_at - now).total_seconds())
+
+    def holds(self, now: datetime) -> float:
+        """Seconds that a node which takes it now may hold it."""
+        left = self.remaining(now)
+        return left if self.lease is None else min(left, self.lease)
+
+    def odd(self, now: datetime) -> str:
+        """What is wrong with the clock of a node on which it arrives at this moment; empty when nothing is."""
+        left = (self.expires_at - now).total_seconds()
+        if left <= 0:
+            return "a block that is over by this node's clock was ordered: nobody renews it, or the clock is ahead"
+        if self.lease is not None and left > self.lease + CLOCK:
+            return f"a block of {self.lease:g} s ends more than {CLOCK:g} s later by this node's clock, which is behind"
+        return ""
+
+    def answers(self, resolver: str, now: datetime) -> bool:
+        """True when the node may ask this address for names."""
+        return resolver in self.resolvers or not self.denies(resolver, now)
 
     def denies(self, address: str, now: datetime) -> bool:
         """True while this block stands between the node and the address."""
@@ -96,14 +120,16 @@ def ruleset(block: NodeBlock, now: datetime, resolvers: Sequence[str]) -> str:
     """The whole nft transaction: our own table, replaced. Only `denied` bites, and its elements expire.
 
     `output` sees what the node itself sends, host-network Pods and image pulls included; Pods with a network
-    of their own pass `forward` and are the policy's matter. Replies to who called us are never cut.
+    of their own pass `forward` and are the policy's matter. Replies to who called us are never cut. `resolvers`:
+    open on port 53 beside those of the order.
     """
-    seconds = max(1, int(block.remaining(now)))
+    seconds = max(1, int(block.holds(now)))
+    known = [a for a in (*block.resolvers, *resolvers) if not ipaddress.ip_address(a).is_loopback]
     allow = (*PRIVATE, *block.allow)
     lines = [f"table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         denied, opened = _family(block.deny, version), _family(allow, version)
-        asked = _family(resolvers, version)
+        asked = _family(known, version)
         lines += [
             f"  set denied{version} {{ type {kind}; flags interval, timeout; {_elements(denied, seconds)} }}",
             f"  set open{version} {{ type {kind}; flags interval; {_elements(opened, None)} }}",
@@ -127,13 +153,17 @@ def ruleset(block: NodeBlock, now: datetime, resolvers: Sequence[str]) -> str:
 
 
 def nameservers(resolv_conf: str) -> list[str]:
-    """Addresses the node asks for names; those stay open on port 53, and only those."""
+    """Addresses that are asked for names where this file stands."""
     words = [line.split() for line in resolv_conf.splitlines() if line.startswith("nameserver")]
     return [w[1].split("%", 1)[0] for w in words if len(w) > 1]
 
 
 class NftFirewall:
-    """The node's nftables, in a table of our own. Needs CAP_NET_ADMIN in the host's network namespace."""
+    """The node's nftables, in a table of our own. Needs CAP_NET_ADMIN in the host's network namespace.
+
+    Who the node asks for names stands in the order. The file here is the agent's own, which names the cluster's
+    resolver: by that the agent itself finds the API and the log.
+    """
 
     def __init__(self, resolv_conf: Path = Path("/etc/resolv.conf")) -> None:
         self._resolv_conf = resolv_conf

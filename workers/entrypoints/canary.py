@@ -22,11 +22,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from schemas.canary import NAMES, Finding
+from schemas.canary import NAMES, RESOLVERS, Asked, Finding
+from workers.adapters.firewall import nameservers
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes' default `terminationMessagePath`."""
 MESSAGE = 4096  # bytes of it that come back (kubelet, MaxContainerTerminationMessageLength)
+RESOLV_CONF = Path("/etc/resolv.conf")
 T = TypeVar("T")
 
 
@@ -259,19 +261,42 @@ def known_of(given: Sequence[str], targets: Sequence[str]) -> dict[str, set[str]
     return {host: each for host, each in found.items() if host in {urlsplit(t).netloc for t in targets}}
 
 
+async def asked(image: str, url: str) -> Asked:
+    """The image, asked for as anybody at its registry's URL."""
+    # Only this kind of look needs it, and every canary is awaited.
+    from workers.adapters.oci import anonymous
+
+    return await anonymous.ask(image, url)
+
+
 @click.command("canary")
-@click.option("--target", "targets", multiple=True, required=True, help="Base URL to try; give it again.")
+@click.option("--target", "targets", multiple=True, help="Base URL to try; give it again.")
 @click.option("--known", multiple=True, help="HOST[=ADDRESS]: it is outside, and is tried there whatever DNS says.")
 @click.option("--proxy", "proxies", multiple=True, help="HOST:PORT of a proxy by which what is outside is tried too.")
 @click.option("--names", is_flag=True, help="Say what each target's name resolves to, and try none.")
+@click.option("--resolvers", is_flag=True, help="Say who is asked for names here, and try none.")
+@click.option("--image", default="", help="Ask the first target for this image, as anybody, and try none.")
 @click.option("--timeout", type=float, default=3.0, show_default=True, help="Seconds for each target.")
 @click.option("--out", type=click.Path(path_type=Path), default=TERMINATION_LOG, show_default=True)
 def command(
-    targets: tuple[str, ...], known: tuple[str, ...], proxies: tuple[str, ...], names: bool, timeout: float, out: Path
+    targets: tuple[str, ...],
+    known: tuple[str, ...],
+    proxies: tuple[str, ...],
+    names: bool,
+    resolvers: bool,
+    image: str,
+    timeout: float,
+    out: Path,
 ) -> None:
     """Say which targets answer from here. Ends with 0 whatever it finds: the finding is the result."""
-    if names:
+    if not (targets or resolvers):
+        raise click.UsageError("nothing to try: give --target")
+    if resolvers:
+        said = RESOLVERS.dump_json(tuple(nameservers(RESOLV_CONF.read_text(encoding="utf-8")))).decode()
+    elif names:
         said = names_document(asyncio.run(addresses([urlsplit(t).netloc for t in targets])))
+    elif image:
+        said = asyncio.run(asked(image, targets[0])).model_dump_json()
     else:
         outside = known_of(known, targets)
         said = document(asyncio.run(look(targets, timeout, {}, known=outside, proxies=proxies)))

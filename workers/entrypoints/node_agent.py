@@ -66,6 +66,8 @@ class NodeAgent:
         self._block: str | None = None
         """The order that the firewall follows; None until one was carried out: whoever was here before may have left
         a block behind."""
+        self._clock = ""
+        """What the newest order shows to be wrong with this node's clock."""
 
     async def order(self, data: dict[str, str]) -> None:
         """Obey what the ConfigMap says now."""
@@ -84,6 +86,8 @@ class NodeAgent:
         if obeyed is None:
             return
         report, changes = obeyed
+        if self._clock:
+            report = report.model_copy(update={"message": "; ".join(filter(None, (self._clock, report.message)))[:500]})
         said = (report.digest, report.result, report.message)
         if changes or said != self._told:
             await self._tell(report)
@@ -142,8 +146,9 @@ class NodeAgent:
             return
         try:
             if text:
-                await self._firewall.block(NodeBlock.model_validate_json(text), datetime.now(UTC))
+                await self._close(NodeBlock.model_validate_json(text))
             else:
+                self._clock = ""
                 await self._firewall.lift()
         except (OSError, Trouble, ValueError) as error:
             # ValueError: no order at all, or networks that are none. The proof's canaries see that nothing is
@@ -155,6 +160,18 @@ class NodeAgent:
             LOG.error("node block not obeyed: %s", error)
             return
         self._block = text
+
+    async def _close(self, block: NodeBlock) -> None:
+        """Obey an order to block, unless its end cannot be right here. An order refused once is refused for good:
+
+        by a clock that is behind it would seem right later, when in truth it is over.
+        """
+        now = datetime.now(UTC)
+        self._clock = block.odd(now)
+        if self._clock:
+            LOG.error("node block refused: %s", self._clock)
+        if not self._clock or not block.remaining(now):
+            await self._firewall.block(block, now)
 
 
 async def serve(

@@ -79,6 +79,7 @@ class Block:
         self._means: means.PodMeans | None = None
         self._stands: dict[tuple[str, str], _Part] = {}
         self._addresses: frozenset[str] = frozenset()
+        self._resolvers: tuple[str, ...] = ()
         self._ordered: tuple[str, ...] = ()
         """What may stand as the nodes' order by our own doing: two texts while the answer to a write is awaited."""
         self._turn = asyncio.Lock()
@@ -89,12 +90,17 @@ class Block:
         means_ = self.pods
         count = f" ({len(self._addresses)} of them)" if means_.by_address else ""
         but = f"; not covered: {means_.uncovered}" if means_.uncovered else ""
-        return (f"{means_.words}{count}{but}", NODE_MEANS)
+        asked = f"; open on port 53: {', '.join(self._resolvers)}" if self._resolvers else ""
+        return (f"{means_.words}{count}{but}", f"{NODE_MEANS}{asked}")
 
     @property
     def by_address(self) -> bool:
         """True when it must `learn` what the upstream names resolve to, before and during the hold."""
         return self.pods.by_address
+
+    def names_at(self, resolvers: Iterable[str]) -> None:
+        """Who nodes ask for names: they stay open to nodes, on port 53 alone, or no pull would find local Harbor."""
+        self._resolvers = tuple(sorted(set(resolvers)))
 
     async def learn(self, addresses: Iterable[str]) -> None:
         """Close these as well, at once when the block stands. None is ever opened again before the end."""
@@ -138,7 +144,14 @@ class Block:
             terms = Terms(self._proof.policy, self._proof.allow_cidrs, until, self._token, manager, addresses)
             for obj in await self.pods.objects(self._world.cluster, terms):
                 await self._stand(obj, terms)
-            order = NodeBlock(deny=WORLD, allow=self._open, expires_at=until, token=self._token)
+            order = NodeBlock(
+                deny=WORLD,
+                allow=self._open,
+                expires_at=until,
+                token=self._token,
+                lease=self._proof.lease,
+                resolvers=self._resolvers,
+            )
             await self._order(order.model_dump_json())
 
     async def _order(self, text: str) -> None:

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from schemas.canary import FINDINGS
 from schemas.results import Canary, CanaryCount
 from workers.adapters.cluster import Cluster
-from workers.adapters.cluster_kinds import NETWORK_POLICY, Kind, Object, namespace_of
+from workers.adapters.cluster_kinds import NETWORK_POLICY, Object, namespace_of
 from workers.errors import Wait
 from workers.proof import pods
+from workers.proof.means.cilium import NAMESPACED as CILIUM_NETWORK_POLICY
 from workers.proof.means.terms import LABEL, present
 from workers.sovereign import Sovereign
 from workers.world import World
@@ -24,7 +25,6 @@ API_SERVER = "https://kubernetes.default.svc"
 RESOLVED = "kubernetes.default.svc"
 ANSWERS_AT = {"docker.io": "registry-1.docker.io"}
 """Where a registry really serves, when that is not its own name."""
-CILIUM_NETWORK_POLICY = Kind("cilium.io", "CiliumNetworkPolicy", "ciliumnetworkpolicies", versions=("v2",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ async def sample(world: World, nodes: Sequence[str], token: int, turn: str, ways
     sent = [(post, _canary(sovereign, wanted, post, token, turn, ways)) for post in stations]
     async with pods.placed(world.cluster, [pod for _, pod in sent]):
         patience = START + sovereign.proof.connect_timeout
-        seen = await pods.settled(world.cluster, [pod for _, pod in sent], _ended, patience)
+        seen = await pods.settled(world.cluster, [pod for _, pod in sent], pods.ended, patience)
     names = {**wanted.upstream, **wanted.local}
     spelled = {urlsplit(url).netloc: name for url, name in names.items()}
     answered: dict[str, set[str]] = {}
@@ -189,10 +189,6 @@ def _canary(sovereign: Sovereign, wanted: Targets, post: Post, token: int, turn:
         host_network=post.network == "host",
         lifetime=180,
     )
-
-
-def _ended(pod: Object) -> bool:
-    return "terminated" in pods.container_state(pod)
 
 
 def _heard(

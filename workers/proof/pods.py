@@ -49,9 +49,13 @@ def manifest(
     pull: str,
     args: Sequence[str] = (),
     host_network: bool = False,
+    dns: str = "",
     lifetime: int = 600,
 ) -> Object:
-    """A Pod bound to one node: no scheduler, no mounts, no token, gone at the latest after `lifetime`."""
+    """A Pod bound to one node: no scheduler, no mounts, no token, gone at the latest after `lifetime`.
+
+    `dns`: its dnsPolicy, when that is not the cluster's own resolver; `Default` asks as the node does.
+    """
     container: dict[str, Any] = {
         "name": "try",
         "image": image,
@@ -80,6 +84,7 @@ def manifest(
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             # A host-network Pod would else ask the node's resolver, which knows no cluster name.
             **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if host_network else {}),
+            **({"dnsPolicy": dns} if dns else {}),
             "containers": [container],
         },
     }
@@ -156,3 +161,8 @@ def container_state(pod: Object) -> Mapping[str, Any]:
     """State of the Pod's one container; empty while there is none."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return (statuses[0].get("state") or {}) if statuses else {}
+
+
+def ended(pod: Object) -> bool:
+    """Its one container has ended, and said what it had to say."""
+    return "terminated" in container_state(pod)

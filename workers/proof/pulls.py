@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
+from schemas.canary import Asked
 from workers.adapters.cluster_kinds import Object, Seen, key_of
 from workers.errors import Stuck, Wait
 from workers.proof import pods
+from workers.proof.canaries import ANSWERS_AT, START, targets
 from workers.sovereign import Sovereign
 from workers.world import World
 
 REFUSED = frozenset({"ErrImagePull", "ImagePullBackOff"})
 AFTER_PULL = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 """The kubelet creates the container only after it has the image (kuberuntime startContainer)."""
+ASKED_AT = re.compile(r"https?://([^/\s\"'?\\]+)", re.I)
+BEGUN = re.compile(
+    r"no match for platform|failed to (?:copy|extract layer|prepare extraction)|failed commit on ref|"
+    r"failed size validation|mismatched image rootfs"
+)
+"""containerd's words when a pull fails after the reference was resolved: somebody gave it the image."""
+SILENT = re.compile(r'Back-off pulling image "[^"]*"')
+"""What kubelets before 1.32 say between two tries: nothing of who refused."""
+ASKING = 50.0
+"""Seconds beside a Pod's start until it has asked upstream: with tokens, repeats and a slow answer."""
 
 
 class Outcome(Enum):
@@ -36,7 +52,9 @@ def outcome(pod: Object) -> tuple[Outcome, str]:
     if reason in AFTER_PULL:
         return Outcome.PULLED, reason
     if reason in REFUSED:
-        return Outcome.REFUSED, f"{reason}: {waiting.get('message', '')}"[:400]
+        said = str(waiting.get("message", ""))
+        # The next try says more.
+        return Outcome.PENDING if SILENT.fullmatch(said) else Outcome.REFUSED, f"{reason}: {said}"
     return Outcome.PENDING, reason or str((pod.get("status") or {}).get("reason", "no answer"))
 
 
@@ -104,7 +122,7 @@ async def prove(world: World, nodes: Sequence[str], token: int, turn: str, *, by
         seen = await pods.settled(world.cluster, [*wanted, *also, *refused], _decided, sovereign.nodes.timeout)
     _check_local(seen, wanted, place.image)
     _check_local(seen, also, pinned)
-    refusals = _check_upstream(seen, refused, negative)
+    refusals = _check_upstream(seen, refused, negative, outside(sovereign))
     return Pulls(place.image, negative, refusals, pinned)
 
 
@@ -123,12 +141,48 @@ async def _not_mirrored(world: World, image: str) -> None:
         raise Stuck("NegativeIsMirrored", message)
 
 
-async def negative_exists(world: World) -> None:
-    """The upstream-only image is really upstream: a refusal of what does not exist anywhere proves nothing."""
-    image = world.sovereign.nodes.upstream_only
-    if await world.registries.upstream_digest(image) is None:
-        message = f"{image} is not upstream, so no node could pull it in any case; set sovereign.nodes.upstream_only"
-        raise Stuck("NegativeMissing", message)
+async def negative_exists(world: World, node: str, token: int) -> None:
+    """The upstream-only image is really upstream, and for anybody: else its refusal on a node would prove nothing.
+
+    Asked on a node and without a login, as a node that still goes upstream would ask: of what is private, upstream
+    itself refuses it. Raises Stuck `NegativeMissing`, `NegativeNotPublic`; Wait when upstream cannot be asked.
+    """
+    image, nodes = world.sovereign.nodes.upstream_only, world.sovereign.nodes
+    host = image.partition("/")[0]
+    url = f"https://{ANSWERS_AT.get(host, host)}"
+    pod = pods.manifest(
+        namespace=nodes.namespace,
+        purpose="exists",
+        node=node,
+        token=token,
+        turn="before",
+        image=nodes.image,
+        pull="IfNotPresent",
+        args=["cutover", "canary", "--image", image, "--target", url],
+        host_network=True,
+        dns="Default",
+        lifetime=180,
+    )
+    async with pods.placed(world.cluster, [pod]):
+        seen = await pods.settled(world.cluster, [pod], pods.ended, START + ASKING)
+    _check_exists(seen.get(key_of(pod)), image, node)
+
+
+def _check_exists(pod: Object | None, image: str, node: str) -> None:
+    said = pods.container_state(pod).get("terminated", {}).get("message", "") if pod else ""
+    try:
+        asked = Asked.model_validate_json(said)
+    except ValidationError:
+        raise Wait("CanarySilent", f"a look for {image} on {node} said nothing that can be read") from None
+    mend = "name one that anybody can pull in nodes.upstream_only"
+    if asked.trouble:
+        raise Wait("UpstreamUnreadable", f"{image}, asked for on {node}: {asked.trouble}")
+    if asked.refused:
+        # ghcr.io says the same of what is private and of what is not there.
+        message = f"upstream gives {image} to nobody without a login, so no node could pull it in any case: "
+        raise Stuck("NegativeNotPublic", f"{message}make it public, or {mend} ({asked.refused})")
+    if not asked.digest:
+        raise Stuck("NegativeMissing", f"{image} is not upstream, so no node could pull it in any case; {mend}")
 
 
 def _decided(pod: Object) -> bool:
@@ -155,14 +209,40 @@ def _outcome_of(seen: Seen, pod: Object) -> tuple[Outcome, str]:
     return outcome(found) if found else (Outcome.PENDING, "never seen")
 
 
-def _check_upstream(seen: Seen, refused: Sequence[Object], image: str) -> dict[str, str]:
+def outside(sovereign: Sovereign) -> frozenset[str]:
+    """Hosts that no node has to ask any more, by the names that images carry and those that answer."""
+    names = targets(sovereign).upstream
+    return frozenset(urlsplit(url).hostname or url for url in names) | frozenset(
+        n.partition(":")[0] for n in names.values()
+    )
+
+
+def asked_outside(words: str, hosts: Iterable[str]) -> str:
+    """The upstream host, or one below it (auth.docker.io), whose URL stands in a kubelet's words; empty without one.
+
+    containerd names the URL that it asked, mirror or not: `unexpected status from HEAD request to https://...`, and
+    `failed to do request: Head "https://..."`. A mirror's has the upstream host too, but behind `?ns=`.
+    """
+    for found in ASKED_AT.findall(words):
+        name = found.rpartition("@")[2].partition(":")[0].lower()
+        if any(name == host or name.endswith(f".{host}") for host in hosts):
+            return str(name)
+    return ""
+
+
+def _check_upstream(seen: Seen, refused: Sequence[Object], image: str, hosts: Iterable[str] = ()) -> dict[str, str]:
     verdicts = {_node_of(p): _outcome_of(seen, p) for p in refused}
-    leaks = [node for node, (result, _) in verdicts.items() if result is Outcome.PULLED]
+    leaks = [node for node, (result, words) in verdicts.items() if result is Outcome.PULLED or BEGUN.search(words)]
     if leaks:
         message = f"{image}, which only upstream has, was pulled on {', '.join(leaks)}"
+        raise Stuck("PullsStillUpstream", message)
+    # Whatever upstream's reason is today: who was refused there has asked there.
+    asked = {node: asked_outside(words, hosts) for node, (_, words) in verdicts.items()}
+    if found := [f"{node} at {host} ({verdicts[node][1][:300]})" for node, host in asked.items() if host]:
+        message = f"{image} was refused by upstream itself, not by local Harbor: {'; '.join(found)}"
         raise Stuck("PullsStillUpstream", message)
     silent = [node for node, (result, _) in verdicts.items() if result is Outcome.PENDING]
     if silent:
         # Not pulled is not refused: a Pod that never ran proves nothing.
         raise Wait("NegativePullUndecided", f"{image}: no verdict yet on {', '.join(silent)}")
-    return {node: words for node, (_, words) in verdicts.items()}
+    return {node: words[:400] for node, (_, words) in verdicts.items()}

@@ -122,16 +122,10 @@ class Store:
     """Local Harbor's store as the steps use it."""
 
     def __init__(self, place: Place) -> None:
-        self._place, self._store = place, place.registries[LOCAL].store
+        self._store = place.registries[LOCAL].store
 
     async def local_digest(self, repository: str, reference: str) -> str | None:
         found = self._store.manifest(repository, reference)
-        return found.digest if found else None
-
-    async def upstream_digest(self, image: str) -> str | None:
-        host, _, rest = image.partition("/")
-        repository, _, tag = rest.rpartition(":")
-        found = self._place.registries[host].store.manifest(repository, tag)
         return found.digest if found else None
 
     async def push_probe(self, repository: str, tag: str, content: bytes) -> str:

@@ -12,13 +12,13 @@ from workers.adapters.oci.closure import read
 from workers.adapters.oci.copier import Copier
 from workers.adapters.oci.copying import Wanted, local_verdict
 from workers.adapters.oci.manifest import BadManifest, Descriptor, sha256
-from workers.adapters.oci.places import Origin, What, origins
+from workers.adapters.oci.places import Origin, origins
 from workers.adapters.oci.proving import reachable
-from workers.adapters.oci.reference import Reference, chart_tag
+from workers.adapters.oci.reference import chart_tag
 from workers.adapters.oci.registry import Registry, Source
 from workers.adapters.oci.trouble import Missing, Patience, WireTrouble
 from workers.adapters.oci.wire import Wire
-from workers.errors import Stuck, Wait
+from workers.errors import Stuck
 from workers.sovereign import Login, Sovereign
 
 CONNECT, SILENCE = 10.0, 60.0  # seconds until a connection stands, and between two pieces of a body

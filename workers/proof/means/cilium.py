@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_kinds import (
     CILIUM_CLUSTERWIDE_POLICY,
     CONFIG_MAP,
     CUSTOM_RESOURCE_DEFINITION,
+    Kind,
     Object,
+    key_of,
 )
 from workers.adapters.firewall import within
 from workers.errors import Stuck
-from workers.proof.means.terms import WORLD, Terms, outside
+from workers.proof.means.terms import LABEL, WORLD, Terms, outside, present
 
 CILIUM_VERSIONS = frozenset(CILIUM_CLUSTERWIDE_POLICY.versions)
+NAMESPACED = Kind("cilium.io", "CiliumNetworkPolicy", "ciliumnetworkpolicies", versions=("v2",))
 SWITCH = "enable-cilium-clusterwide-network-policy"
 
 
@@ -115,6 +120,50 @@ async def ignored(cluster: Cluster) -> str | None:
     if str(data.get(SWITCH, "true")).lower() == "false":
         return f"cilium-config says {SWITCH}: false"
     return None
+
+
+OUTSIDE = frozenset({"world", "world-ipv4", "world-ipv6", "all"})
+"""Entities that are, or may be, outside."""
+ANYWHERE = ("toFQDNs", "toGroups")
+"""Peers outside by their nature."""
+
+
+async def lets_out(cluster: Cluster, stays: Sequence[str]) -> list[str]:
+    """Others' policies of Cilium that allow Pods egress beyond what stays open; none where they are not served."""
+    found = await present(cluster, NAMESPACED)
+    if await cluster.served(CILIUM_CLUSTERWIDE_POLICY) and not await ignored(cluster):
+        found = [*found, *await present(cluster, CILIUM_CLUSTERWIDE_POLICY)]
+    others = [p for p in found if (p["metadata"].get("labels") or {}).get(LABEL) != "true"]
+    return ["/".join(filter(None, key_of(p))) for p in others if any(_wide(rule, stays) for rule in _egress(p))]
+
+
+def _egress(policy: Object) -> Iterable[dict[str, Any]]:
+    """Every rule that allows Pods something; a spec with a nodeSelector is about nodes."""
+    for spec in (policy.get("spec"), *(policy.get("specs") or ())):
+        if spec and "nodeSelector" not in spec:
+            yield from spec.get("egress") or ()
+
+
+def _wide(rule: dict[str, Any], stays: Sequence[str]) -> bool:
+    """Ports alone mean any destination; an empty rule allows nothing. A group of CIDRs is not followed: it counts."""
+    peers = {key for key in rule if key.startswith("to") and key != "toPorts"}
+    if not peers:
+        return bool(rule.get("toPorts") or rule.get("icmps"))
+    blocks = [*(rule.get("toCIDR") or ()), *(str(each.get("cidr", "")) for each in rule.get("toCIDRSet") or ())]
+    return (
+        any(rule.get(key) for key in ANYWHERE)
+        or not OUTSIDE.isdisjoint(rule.get("toEntities") or ())
+        or any(not _inside(block, stays) for block in blocks)
+    )
+
+
+def _inside(block: str, stays: Iterable[str]) -> bool:
+    if not block:
+        return False
+    # Cilium takes a bare address for a network too.
+    network = ipaddress.ip_network(block, strict=False)
+    known = (ipaddress.ip_network(n, strict=False) for n in stays)
+    return any(network.version == n.version and network.subnet_of(n) for n in known)  # type: ignore[arg-type]
 
 
 def knows_default_deny(definition: Object) -> bool:

@@ -1,4 +1,7 @@
-"""NetworkPolicy, one a namespace: it can only add allowances, so it holds only where nobody else allows egress."""
+"""NetworkPolicy, one a namespace: it can only add allowances, so it holds only where nobody else allows egress.
+
+Where Cilium enforces it, Cilium's own policies are added up with it (docs.cilium.io, policy/kubernetes).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_kinds import NAMESPACE, NETWORK_POLICY, Object, key_of, name_of
 from workers.adapters.firewall import PRIVATE
+from workers.errors import Stuck
+from workers.proof.means import cilium
 from workers.proof.means.terms import LABEL, Terms
 
 
@@ -45,6 +50,13 @@ def _wide(rule: dict[str, Any], inside: list[Any]) -> bool:
     return any(not any(b.version == n.version and b.subnet_of(n) for n in inside) for b in blocks)
 
 
+async def vain(cluster: Cluster, stays: Iterable[str]) -> str | None:
+    """Whose policies would let Pods out beside ours, NetworkPolicy's and Cilium's; None when nobody's do."""
+    open_ = tuple(stays)
+    wide = [*lets_out(await cluster.list(NETWORK_POLICY), open_), *await cilium.lets_out(cluster, open_)]
+    return f"policies are added up, and {', '.join(wide[:5])} allow egress anyway" if wide else None
+
+
 class NetworkPolicies:
     """NetworkPolicy in every namespace."""
 
@@ -56,12 +68,15 @@ class NetworkPolicies:
 
     async def why_not(self, cluster: Cluster, allow: tuple[str, ...]) -> str | None:
         """Flux itself ships `allow-egress`: there this means holds nothing."""
-        if wide := lets_out(await cluster.list(NETWORK_POLICY), (*PRIVATE, *allow)):
-            return f"policies are added up, and {', '.join(wide[:5])} allow egress anyway"
-        return None
+        return await vain(cluster, (*PRIVATE, *allow))
 
     async def objects(self, cluster: Cluster, terms: Terms) -> list[Object]:
-        """One for each namespace there is; one that comes later is closed at the next renewal."""
+        """One for each namespace there is; one that comes later is closed at the next renewal.
+
+        Raises Stuck when somebody lets Pods out by now: what is added later is not seen where ours are watched.
+        """
+        if why := await vain(cluster, terms.stays):
+            raise Stuck("CannotBlock", why)
         return [policy(terms, name_of(n)) for n in await cluster.list(NAMESPACE)]
 
 

@@ -4,6 +4,7 @@ Changes   the plan that the node agents obey (a ConfigMap, so that nodes which j
           Pods' pull secrets that nodes would now send to local Harbor and be refused with
 True when every node acknowledged the plan, pulled what exists only locally, and was refused what exists
           only upstream
+Before    any node is touched: what must be refused is upstream, for anybody
 Order     a canary node first, proven by both pulls; then waves, each after the one before has answered
 Safe to repeat: a node that holds the plan is left alone; both pulls are proven again.
 
