@@ -27,6 +27,8 @@ _SOURCE = re.compile(rf"\bkind[\"']?\s*:\s*[\"']?(?:{'|'.join(ADDRESS)})\b")
 _BASES = ("resources", "bases", "components")
 _REMOTE = re.compile(r"^(?:\w+::)?(?:\w+://)?(?:[^/@]+@)?(\[[\da-fA-F:]+\](?::\d+)?|[\w.-]+(?::\d+)?)(?=[/:])")
 """What kustomize fetches itself, as it is spelled: `https://HOST/…`, `git::https://…`, `git@HOST:…`, `HOST/…`."""
+_ODD = (AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What reading raises where somebody wrote a text for a mapping, a number for a list, a name that is no path."""
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}(:\d+)?")
 
 
@@ -67,13 +69,23 @@ def declared_below(checkout: Path, roots: Sequence[Root], judge: Judge) -> list[
     """Findings of every manifest that a root applies, each file once."""
     found: dict[tuple[str, str], Finding] = {}
     for root in roots:
-        for file, place in manifests(checkout, root):
-            name = file.relative_to(checkout.resolve()).as_posix()
-            found |= {(name, str(each)): each for each in _of_file(file, name, place, judge)}
-        for file, said in listings(checkout, root):
-            name = file.relative_to(checkout.resolve()).as_posix()
-            found |= {(name, str(each)): each for each in _fetched_by(file, said, name, judge)}
+        try:
+            _below(checkout, root, judge, found)
+        except _ODD as error:
+            found[root.path, ""] = _odd("kustomization", f"at or below {root.path}", error)
+        except Trouble as trouble:
+            found[root.path, ""] = unread(kinds.GIT, "Git kustomization", f"at or below {root.path}", trouble)
     return list(found.values())
+
+
+def _below(checkout: Path, root: Root, judge: Judge, found: dict[tuple[str, str], Finding]) -> None:
+    """Put what is found into `found`: whatever comes after it."""
+    for file, place in manifests(checkout, root):
+        name = file.relative_to(checkout.resolve()).as_posix()
+        found |= {(name, str(each)): each for each in _of_file(file, name, place, judge)}
+    for file, said in listings(checkout, root):
+        name = file.relative_to(checkout.resolve()).as_posix()
+        found |= {(name, str(each)): each for each in _fetched_by(file, said, name, judge)}
 
 
 def _fetched_by(file: Path, said: Mapping[str, Any], name: str, judge: Judge) -> Iterator[Finding]:
@@ -105,11 +117,26 @@ def _of_file(file: Path, name: str, place: Root, judge: Judge) -> Iterator[Findi
     except NotYaml as error:
         yield unread(kinds.GIT, "Git file", name, error)
         return
+    except _ODD as error:
+        yield _odd("file", name, error)
+        return
     for document in (single for each in documents for single in _singles(each)):
-        source = isinstance(document, dict) and document.get("kind") in ADDRESS
-        if source and (document.get("metadata") or {}).get("name"):
-            for each in judge.source(document):
-                yield each.model_copy(update={"kind": f"Git {each.kind}", "owner": name})
+        try:
+            yield from [f.model_copy(update={"kind": f"Git {f.kind}", "owner": name}) for f in _of_one(document, judge)]
+        except _ODD as error:
+            yield _odd(document["kind"], name, error)
+
+
+def _of_one(document: Any, judge: Judge) -> Iterator[Finding]:
+    kind = document.get("kind") if isinstance(document, Mapping) else None
+    if isinstance(kind, str) and kind in ADDRESS and (document.get("metadata") or {}).get("name"):
+        yield from judge.source(document)
+
+
+def _odd(what: str, name: str, error: Exception) -> Finding:
+    """What has not the shape of its kind: Flux will say what it thinks of that; what it names nobody here knows."""
+    why = f"it has not the shape of its kind ({type(error).__name__})"
+    return unread(kinds.GIT, f"Git {what}", name, why, "whoever wrote it there")
 
 
 def _singles(document: Any) -> Iterator[Any]:

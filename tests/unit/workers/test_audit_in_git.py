@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from workers.audit.finding import Severity
 from workers.audit.in_git import declared_below, follows
 from workers.audit.rules import Judge
@@ -111,6 +113,35 @@ components: [charts.partner.example/kit]
 def test_a_manifest_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("kind: HelmRepository\nspec: {url: [\n")
     assert [line.split()[0] for line in found(tmp_path, Root("."))] == ["unreadable"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: HelmRepository\nmetadata: x\n",
+        "kind: HelmRepository\nmetadata: [a]\n",
+        "kind: Provider\nmetadata: {name: a}\nspec: [a]\n",
+        "kind: Plan\nmetadata: {name: a}\nspec: hello\n",
+        "kind: GitRepository\nmetadata: {name: a}\nspec: {url: https://gitea.sovereign.test/a, proxySecretRef: s}\n",
+        "kind: HelmRepository\nmetadata: {name: a, at: !!timestamp never}\n",
+    ],
+)
+def test_a_manifest_of_another_shape_is_a_finding_and_hides_no_other(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"kind: [odd]\n---\n{text}")
+    (tmp_path / "b.yaml").write_text(REPOSITORY % ("bp-x", "oci://ghcr.io/openova-io"))
+    assert [line.split()[0] for line in found(tmp_path, Root("."))] == ["tether", "unreadable"]
+
+
+@pytest.mark.parametrize(
+    "listed", ["resources: 5", f"resources: [{'x' * 300}/]", "components: [a.yaml, {a: b}]\nbases: 7", "resources: ["]
+)
+def test_a_kustomization_of_another_shape_is_a_finding_and_hides_no_other(tmp_path: Path, listed: str) -> None:
+    for place in ("odd", "well"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "odd" / "kustomization.yaml").write_text(f"{listed}\n")
+    (tmp_path / "well" / "b.yaml").write_text(REPOSITORY % ("bp-x", "oci://ghcr.io/openova-io"))
+    seen = found(tmp_path, Root("odd"), Root("well"))
+    assert [line.split()[0] for line in seen] == ["tether", "unreadable"]
 
 
 def test_a_kustomization_of_another_source_is_not_ours() -> None:
