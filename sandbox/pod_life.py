@@ -27,6 +27,7 @@ class Life:
         known = pod.get("status") or {}
         self._started = known.get("startTime") or kubelets.now()
         self._ip = known.get("podIP") or kubelets.address(spec["nodeName"])
+        self._since: dict[str, tuple[bool, str]] = {}
         self._state: dict[str, Object] = {
             c["name"]: status_of(c, {"waiting": {"reason": "ContainerCreating"}}) for c in self._containers
         }
@@ -39,11 +40,12 @@ class Life:
             await self._prepared(container)
         now = self._kubelets.now()
         for container in self._containers:
-            self._put(container, {"running": {"startedAt": now}}, ready=True, started=True)
+            self._put(container, {"running": {"startedAt": now}}, ready=not asks(container), started=True)
         await self._say("Running")
         async with asyncio.TaskGroup() as group:
             for container in self._containers:
                 group.create_task(self._container(container))
+                group.create_task(self._probed(container))
         codes = [s["state"]["terminated"]["exitCode"] for s in self._state.values()]
         await self._say("Failed" if any(codes) else "Succeeded")
 
@@ -107,8 +109,21 @@ class Life:
             self._put(container, waiting, ready=False, restartCount=restarts, lastState={"terminated": ended})
             await self._say("Running")
             await asyncio.sleep(BACK_OFF)
-            self._put(container, {"running": {"startedAt": self._kubelets.now()}}, ready=True, started=True)
+            running = {"running": {"startedAt": self._kubelets.now()}}
+            self._put(container, running, ready=not asks(container), started=True)
             await self._say("Running")
+
+    async def _probed(self, container: Object) -> None:
+        """The readiness probe of one that asks somebody out there: not Ready is all that comes of a failure."""
+        while targets := asks(container):
+            ready = not await self._kubelets.cut_off(self._pod, targets)
+            if (
+                ready != self._state[container["name"]]["ready"]
+                and "running" in self._state[container["name"]]["state"]
+            ):
+                self._state[container["name"]]["ready"] = ready
+                await self._say("Running")
+            await asyncio.sleep(1.0)
 
     def _put(self, container: Object, state: Object, **more: Any) -> None:
         if container["name"] in self._state and container in self._containers:
@@ -117,17 +132,25 @@ class Life:
             # An init container's trouble shows on the Pod; its own list is kept short here.
             self._state[self._containers[0]["name"]] |= {"state": state}
 
+    def _changed(self, kind: str, holds: bool) -> str:
+        """When the condition came to be as it is."""
+        if kind not in self._since or self._since[kind][0] != holds:
+            self._since[kind] = (holds, self._kubelets.now())
+        return self._since[kind][1]
+
     async def _say(self, phase: str) -> None:
         ready = phase == "Running" and all(s["ready"] for s in self._state.values())
-        reason = {} if ready else {"reason": "PodCompleted" if phase == "Succeeded" else "ContainersNotReady"}
-        now = self._kubelets.now()
+        reason = {} if ready else {"reason": "PodCompleted"}
+        if not ready and phase != "Succeeded":
+            late = " ".join(name for name, each in self._state.items() if not each["ready"])
+            reason = {"reason": "ContainersNotReady", "message": f"containers with unready status: [{late}]"}
         kinds = {"PodScheduled": True, "Initialized": True, "ContainersReady": ready, "Ready": ready}
         conditions = [
             {
                 "type": kind,
                 "status": str(holds),
                 "lastProbeTime": None,
-                "lastTransitionTime": now,
+                "lastTransitionTime": self._changed(kind, holds),
                 **({} if holds else reason),
             }
             for kind, holds in kinds.items()
@@ -142,6 +165,12 @@ class Life:
             **({"initContainerStatuses": list(self._prepared_by.values())} if self._prepared_by else {}),
         }
         await self._kubelets.publish(self._pod, status)
+
+
+def asks(container: Object) -> list[str]:
+    """Whom its readiness probe asks; empty for every other probe, which is taken as passed."""
+    command = ((container.get("readinessProbe") or {}).get("exec") or {}).get("command") or []
+    return command[1:] if command[:1] == ["call-home"] else []
 
 
 def status_of(container: Object, state: Object) -> Object:

@@ -21,6 +21,7 @@ from sandbox.controllers.api import (
     SECRETS,
 )
 from sandbox.controllers.conditions import REQUESTED_AT
+from sandbox.controllers.workloads import ready
 from sandbox.kubelet import RESOLVER
 from sandbox.policy import API_SERVER, CILIUM, CLUSTERWIDE
 from sandbox.scenarios.scenario import LAST_WORK, Act, Scenario, until
@@ -44,17 +45,26 @@ SHARED_ADDRESS = "100.64.7.7"
 
 
 async def _calls_home(box: Box) -> None:
+    await _tenant(box, {"command": ["call-home"], "args": [f"https://{CALLED_HOME}"]})
+
+
+async def _asks_home(box: Box) -> None:
+    """It runs on whatever it is told, and serves nobody while its licence cannot be checked."""
+    await _tenant(box, {"readinessProbe": {"exec": {"command": ["call-home", f"https://{CALLED_HOME}"]}}})
+
+
+async def _tenant(box: Box, more: Object) -> None:
     await box.network.attach(CALLED_HOME, box.kube.port, local=False)
     await box.api.apply(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TENANT}}, "tenant")
     workload = seed.deployment("crm", TENANT, seed.PAUSE)
     (container,) = workload["spec"]["template"]["spec"]["containers"]
-    container |= {"command": ["call-home"], "args": [f"https://{CALLED_HOME}"]}
+    container |= more
     await box.api.apply(DEPLOYMENTS, workload, "tenant")
     await until(lambda: any(_runs(p) for p in box.mirrors[PODS]))
 
 
 def _runs(pod: Object) -> bool:
-    return pod["metadata"]["namespace"] == TENANT and (pod.get("status") or {}).get("phase") == "Running"
+    return pod["metadata"]["namespace"] == TENANT and ready(pod)
 
 
 async def _tenant_leaves(box: Box) -> None:
@@ -264,6 +274,9 @@ _api_out, _api_back = _outside(API_SERVER, "203.0.113.64")
 SCENARIOS: dict[str, Scenario] = {
     "hidden-tether": Scenario(
         f"a tenant's workload calls {CALLED_HOME} and dies without it", "NotGreenUnderBlock", _calls_home,
+        heal=_tenant_leaves),
+    "hidden-readiness": Scenario(
+        f"a tenant's workload runs on and is not Ready without {CALLED_HOME}", "NotGreenUnderBlock", _asks_home,
         heal=_tenant_leaves),
     "policy-not-applied": Scenario(
         "the policy is accepted and no agent programs it", "EgressNotBlocked", _deaf, heal=_hears),

@@ -26,7 +26,8 @@ from workers.adapters.cluster_kinds import (
 from workers.adapters.git import Remote
 from workers.errors import Stuck, Wait
 from workers.proof import pulls
-from workers.proof.health import PACKAGES, condition
+from workers.proof.conditions import condition
+from workers.proof.health import PACKAGES
 from workers.world import Order, World
 
 FETCH = 90.0  # seconds in which Crossplane would say that it cannot fetch a package: drops are silent
@@ -94,6 +95,11 @@ async def flows(world: World, sha: str, token: str) -> str:
         message = f"GitRepository {where.git_repository} did not fetch commit {sha[:12]}: {late.message}"
         raise Stuck("SourceNotFetched", message) from None
     names = {key_of(k) for k in await cluster.list(KUSTOMIZATION) if _follows(k, world)}
+    if not names:
+        message = (
+            f"no Kustomization that is not suspended follows GitRepository {where.namespace}/{where.git_repository}"
+        )
+        raise Stuck("CommitDidNotFlow", f"commit {sha[:12]} could reach nothing: {message}")
     for namespace, name in names:
         await cluster.request_reconcile(KUSTOMIZATION, name, namespace, token)
     try:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
 
 from workers.adapters.cluster import LOST, SYNCED, Cluster
 from workers.adapters.cluster_kinds import (
@@ -26,23 +25,16 @@ from workers.adapters.cluster_kinds import (
     key_of,
 )
 from workers.errors import Wait
-from workers.proof.pods import TRIES
+from workers.proof.conditions import condition, seconds
+from workers.proof.pod_health import failed, failing, in_order, keeps, red_pod, stays
 
 FLUX = (GIT_REPOSITORY, HELM_CHART, KUSTOMIZATION, HELM_RELEASE, OCI_REPOSITORY, HELM_REPOSITORY)
 PACKAGES = (PROVIDER, CONFIGURATION, FUNCTION)
 WATCHED = (*FLUX, *PACKAGES, POD)
 WAITING_FOR_SOURCE = frozenset({"SourceNotReady", "ArtifactFailed", "DependencyNotReady"})
 """helm-controller's and kustomize-controller's words while a source is fetched anew: bounded, not red."""
-FAILING = frozenset({"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
-"""A container's reason for waiting that is a failure, not a slow start."""
 MOST_KEPT = 50
 BEHIND = 10.0  # seconds that a watch may be behind a list until it counts as one that tells nothing
-
-
-def condition(obj: Object, kind: str) -> dict[str, Any]:
-    """One of the object's conditions; empty when it has none of that type."""
-    conditions = (obj.get("status") or {}).get("conditions") or []
-    return next((c for c in conditions if c.get("type") == kind), {})
 
 
 def red(obj: Object, now: datetime, patience: float) -> str | None:
@@ -58,7 +50,7 @@ def red(obj: Object, now: datetime, patience: float) -> str | None:
         return f"Stalled: {stalled.get('reason')}: {stalled.get('message', '')}"[:300]
     if ready.get("status") == "True":
         return None
-    lasted = _lasted(obj, ready, now)
+    lasted = seconds(obj, ready, now)
     words = f"Ready={ready.get('status', 'Unknown')}: {ready.get('reason')}: {ready.get('message', '')}"[:300]
     if ready.get("status") == "False" and ready.get("reason") not in WAITING_FOR_SOURCE:
         return words
@@ -70,35 +62,16 @@ def red_package(obj: Object, now: datetime, patience: float) -> str | None:
     installed, healthy = condition(obj, "Installed"), condition(obj, "Healthy")
     if installed.get("status") == "False":
         return f"Installed=False: {installed.get('reason')}: {installed.get('message', '')}"[:300]
-    if healthy.get("status") == "False" and _lasted(obj, healthy, now) > patience:
+    if healthy.get("status") == "False" and seconds(obj, healthy, now) > patience:
         return f"Healthy=False: {healthy.get('reason')}: {healthy.get('message', '')}"[:300]
     return None
 
 
-def red_pod(pod: Object) -> str | None:
-    """A container that cannot be pulled, or that ends again and again. Our own probes are made to fail."""
-    if TRIES in (pod["metadata"].get("labels") or {}) or "deletionTimestamp" in pod["metadata"]:
-        return None
-    status = pod.get("status") or {}
-    for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (each.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in FAILING:
-            ended = (each.get("lastState") or {}).get("terminated") or {}
-            said = waiting.get("message") or ended.get("message") or ""
-            return f"container {each['name']}: {waiting['reason']} {said}"[:300]
-    return None
-
-
-def judged(kind: Kind, obj: Object, now: datetime, patience: float) -> str | None:
-    """Why the object fails the hold."""
+def judged(kind: Kind, obj: Object, now: datetime, patience: float, baseline: Collection[str] = ()) -> str | None:
+    """Why the object fails the hold. `baseline`: uids of Pods that were not in order before the block."""
     if kind is POD:
-        return red_pod(obj)
+        return red_pod(obj, now, patience, baseline)
     return red_package(obj, now, patience) if kind in PACKAGES else red(obj, now, patience)
-
-
-def _lasted(obj: Object, said: dict[str, Any], now: datetime) -> float:
-    since = said.get("lastTransitionTime") or obj["metadata"].get("creationTimestamp")
-    return (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
 
 
 def idle(obj: Object) -> bool:
@@ -116,13 +89,18 @@ def green(obj: Object) -> bool:
     return current and condition(obj, "Ready").get("status") == "True"
 
 
-def settled(kind: Kind, obj: Object) -> bool:
+def settled(kind: Kind, obj: Object, baseline: Collection[str] = ()) -> bool:
     """Green, for any kind. A package without conditions has no Crossplane that looks at it."""
     if kind is POD:
-        return red_pod(obj) is None
+        return not failing(obj) and (in_order(obj) or uid(obj) in baseline)
     if kind in PACKAGES:
         return all(condition(obj, c).get("status", "True") == "True" for c in ("Installed", "Healthy"))
     return green(obj)
+
+
+def uid(obj: Object) -> str:
+    """Which object it is, whatever is made under its name later."""
+    return str(obj["metadata"].get("uid"))
 
 
 def name(kind: Kind, obj: Object) -> str:
@@ -130,20 +108,29 @@ def name(kind: Kind, obj: Object) -> str:
     return f"{kind.kind} {'/'.join(filter(None, key_of(obj)))}"
 
 
+Which = tuple[Kind, tuple[str, str]]
+"""Kind and key of one object."""
+
+
 class FluxWatch:
     """All watched objects, kept current. `run` in the background.
 
     What was red for a moment stays red: an object that failed and recovered between two looks did fail. A watch
     that broke, or had to list anew, may have missed such a moment, and says so once (`gap`).
+
+    `baseline`: uid -> name of Pods that were not in order before the block. One that is seen in order is held to it.
     """
 
-    def __init__(self, cluster: Cluster, patience: float) -> None:
+    def __init__(self, cluster: Cluster, patience: float, baseline: Mapping[str, str] | None = None) -> None:
         self._cluster, self._patience = cluster, patience
+        self.baseline = dict(baseline or {})
         self._seen: dict[Kind, dict[tuple[str, str], Object]] = {}
         self._blind: dict[Kind, str] = {}
         self._missed: dict[Kind, str] = {}
         self._failed: dict[str, None] = {}
         self._told: dict[Kind, set[tuple[str, str]]] = {}
+        self._awaited: set[Which] = set()
+        self._excused: set[str] = set()
         self._confirming = asyncio.Lock()
         self.changed = asyncio.Event()
 
@@ -153,6 +140,15 @@ class FluxWatch:
             if await self._cluster.served(kind):
                 self._seen[kind] = {key_of(o): o for o in await self._cluster.list(kind)}
                 self._blind[kind] = "not watched yet"
+        for pod in self._pods():
+            self._in_order(pod)
+
+    def _pods(self) -> Collection[Object]:
+        return self._seen.get(POD, {}).values()
+
+    def _in_order(self, pod: Object) -> None:
+        if in_order(pod):
+            self.baseline.pop(uid(pod), None)
 
     async def run(self) -> None:
         """Follow every kind until cancelled."""
@@ -191,7 +187,12 @@ class FluxWatch:
             self._seen[kind].pop(key_of(obj), None)
             return
         self._seen[kind][key_of(obj)] = obj
-        if (why := judged(kind, obj, datetime.now(UTC), self._patience)) and len(self._failed) < MOST_KEPT:
+        if kind is POD:
+            self._in_order(obj)
+        if settled(kind, obj, self._excused):
+            self._awaited.discard((kind, key_of(obj)))
+        why = judged(kind, obj, datetime.now(UTC), self._patience, self.baseline)
+        if why and len(self._failed) < MOST_KEPT:
             self._failed[f"{name(kind, obj)}: {why}"] = None
 
     async def confirm(self) -> None:
@@ -224,34 +225,62 @@ class FluxWatch:
 
     def red(self) -> list[str]:
         """Everything that fails the hold: what did since `run`, and what does now."""
-        now = datetime.now(UTC)
-        current = (
-            f"{name(kind, obj)}: {why}"
-            for kind, objects in self._seen.items()
-            for obj in objects.values()
-            if (why := judged(kind, obj, now, self._patience))
-        )
-        return list(dict.fromkeys([*self._failed, *current]))
+        return list(dict.fromkeys([*self._failed, *self._red_now().values()]))
 
-    def not_green(self) -> list[str]:
-        """Everything that is not settled."""
-        return [
-            f"{name(kind, obj)}: {_why(kind, obj)}"[:200]
-            for kind, objects in self._seen.items()
-            for obj in objects.values()
-            if not settled(kind, obj)
-        ]
+    def _every(self) -> Iterator[tuple[Which, Object]]:
+        return (((kind, key), obj) for kind, seen in self._seen.items() for key, obj in seen.items())
+
+    def _red_now(self) -> dict[Which, str]:
+        now = datetime.now(UTC)
+        found = (
+            (which, obj, judged(which[0], obj, now, self._patience, self.baseline)) for which, obj in self._every()
+        )
+        return {which: f"{name(which[0], obj)}: {why}" for which, obj, why in found if why}
+
+    def expect(self, excused: Iterable[str]) -> None:
+        """From now on each is to be seen settled once. `excused`: uids of Pods that need not be in order."""
+        self._excused = set(excused)
+        self._awaited = {which for which, obj in self._every() if not settled(which[0], obj, self._excused)}
+
+    def unsettled(self) -> list[str]:
+        """What was not seen settled since `expect`, not for a moment.
+
+        Each by itself: where many reconcile every minute there may be no moment in which all are settled. What is
+        there no longer is not waited for.
+        """
+        return list(self._unsettled().values())
+
+    def _unsettled(self) -> dict[Which, str]:
+        left = ((which, obj) for which, obj in self._every() if which in self._awaited)
+        return {which: _why(which[0], obj) for which, obj in left if not settled(which[0], obj, self._excused)}
 
     async def settle(self, timeout: float) -> list[str]:
-        """Wait until all are green; what is not when the time is over. Needs `run` beside it."""
+        """Wait until each was settled and none is red; what is amiss when the time is over. Needs `run` beside it.
+
+        Pods that are not in order are waited for too, as they may be about to start. What stays so is no fault: it is
+        the `baseline` of what follows.
+        """
+        now = datetime.now(UTC)
+        self.baseline = self._named(lambda pod: not in_order(pod))
+        self.expect(self._named(lambda pod: stays(pod, now, self._patience)))
         try:
             async with asyncio.timeout(timeout):
-                while self.not_green():
+                while self._amiss():
                     self.changed.clear()
                     await self.changed.wait()
         except TimeoutError:
-            pass
-        return self.not_green()
+            self._excused |= self.baseline.keys()
+        return list(self._amiss().values())
+
+    def _amiss(self) -> dict[Which, str]:
+        """Before the block: a Pod that failed by now is none of its doing."""
+        ended = self._named(failed)
+        self.baseline |= ended
+        self._excused |= ended.keys()
+        return self._unsettled() | self._red_now()
+
+    def _named(self, wanted: Callable[[Object], bool]) -> dict[str, str]:
+        return {uid(pod): "/".join(key_of(pod)) for pod in self._pods() if wanted(pod)}
 
 
 Versions = Mapping[tuple[str, str], str]
@@ -271,6 +300,8 @@ def silent(listed: Versions, watched: Versions, told: Collection[tuple[str, str]
 
 def _why(kind: Kind, obj: Object) -> str:
     if kind is POD:
-        return red_pod(obj) or ""
-    said = condition(obj, "Ready") or condition(obj, "Installed")
-    return str(said.get("message") or "no word yet")
+        said = keeps(obj)
+    else:
+        ready = condition(obj, "Ready") or condition(obj, "Installed")
+        said = str(ready.get("message") or "no word yet")
+    return f"{name(kind, obj)}: {said}"[:200]
