@@ -50,7 +50,7 @@ async def _ask(http: aiohttp.ClientSession, harbor: Harbor, login: Login | None,
         raise _not_ready(harbor, f"its challenge is {asked.scheme if asked else 'empty'}, not Bearer: is it Harbor?")
     realm = asked.realm
     # What readers are sent to must be what they can reach: the name that they asked for, as they asked for it.
-    if not same_place(realm, URL(f"{harbor.scheme}://{harbor.host}")):
+    if not same_place(realm, URL(f"{base.scheme}://{harbor.host}")):
         message = f"Harbor sends readers to {realm} for tokens, where nodes cannot be expected to get any; "
         raise Stuck("TokenRealm", f"{message}set its externalURL to {harbor.scheme}://{harbor.host}")
     where = base.join(asked.asking([f"repository:{repository}:pull"]).relative())
