@@ -252,10 +252,7 @@ def _operates(operation: Mapping[str, Any], field: tuple[Field, list[str]], want
     if kind not in ("add", "replace", "test") or not above:
         return below
     said = _said(operation.get("value"), path[len(parts) :])
-    if wanted is None and said in (None, NOT_SAID):
-        # Both are gone in the end; but a field that is not there is neither replaced nor tested.
-        return len(parts) == len(words) and kind != "add"
-    return bool(said != wanted)
+    return bool((None if wanted is None and said is NOT_SAID else said) != wanted)
 
 
 def _pointer(operation: Mapping[str, Any], key: str) -> list[str]:

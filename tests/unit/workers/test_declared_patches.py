@@ -152,7 +152,7 @@ ABSENT, URL = "spec.secretRef", "spec.url"
         ("{op: add, path: /spec/secretRef/name, value: team-pull}", ABSENT),
         ("{op: remove, path: /spec/secretRef/name}", ABSENT),
         ("{op: remove, path: /spec/secretRef}", ABSENT),
-        ("{op: replace, path: /spec/secretRef, value: null}", ABSENT),
+        ("{op: replace, path: /spec/secretRef, value: {name: team-pull}}", ABSENT),
         ("{op: test, path: /spec/secretRef/name, value: ghcr-pull}", ABSENT),
         ("{op: move, from: /spec/secretRef, path: /spec/certSecretRef}", ABSENT),
         (f"{{op: test, path: /spec/url, value: '{OLD}'}}", URL),
@@ -163,6 +163,7 @@ ABSENT, URL = "spec.secretRef", "spec.url"
         (f"{{op: replace, path: /spec/url, value: '{NEW}'}}", None),
         ("{op: add, path: /spec/interval, value: 5m}", None),
         ("{op: remove, path: /spec/type}", None),
+        ("{op: replace, path: /spec/secretRef, value: null}", None),
         ("{op: copy, from: /spec/url, path: /metadata/annotations/was}", None),
     ],
 )
