@@ -38,6 +38,7 @@ from workers.declared.files import plan_edits
 from workers.declared.repository import root_of
 from workers.errors import Trouble, Wait
 from workers.node_log import current
+from workers.proof import declared
 from workers.steps import (
     catalyst_api_env_patch,
     egress_block_test,
@@ -128,7 +129,9 @@ async def _ground(world: World) -> AsyncIterator[Ground]:
         for kind in needs.LIVE:
             if await world.cluster.served(kind):
                 live += await world.cluster.list(kind)
-        read = await to_thread.run_sync(needs.read_tree, tree.path, sovereign.tree, {"SOVEREIGN_FQDN": sovereign.fqdn})
+        paths = [path.format(fqdn=sovereign.fqdn) for path in sovereign.flux.own_paths]
+        told = {"SOVEREIGN_FQDN": sovereign.fqdn}
+        read = await to_thread.run_sync(needs.read_tree, tree.path, sovereign.tree, told, paths)
         own = [needs.Need(What.IMAGE, i, "settings") for i in (*sovereign.extra_images, sovereign.nodes.image)]
         running = needs.needs_of(live, "live")
         listed, left_out = needs.listing(sovereign, [*running.found, *read.found, *own])
@@ -308,6 +311,10 @@ async def _proof(world: World, _ground: Ground, said: Preview) -> None:
     )
     if measure.rehearsal:
         said.notes.append(f"that is shorter than {sovereign.proof.required:g} s: a rehearsal, never the proof")
+    # A source's own goes with steps 5 and 6. A workload's stays, and would stop the run when nothing can be undone.
+    found = await world.survey(world) if world.survey is not None else ()
+    if hidden := [f for f in declared.veiled(()) if f.field.startswith("env[")]:
+        said.trouble.append(f"ProxyUnknown: no canary could try these: {declared.told(hidden)}")
 
 
 ASKED: tuple[Callable[[World, Ground, Preview], Awaitable[None]], ...] = (

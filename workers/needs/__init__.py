@@ -38,7 +38,8 @@ async def gather(world: World) -> Needs:
     remote = Remote(url, gitea.login.username, gitea.login.password())
     async with world.git.checkout(remote, sovereign.upstream_git.branch) as worktree:
         substitutions = {"SOVEREIGN_FQDN": sovereign.fqdn}
-        declared = await to_thread.run_sync(read_tree, worktree.path, sovereign.tree, substitutions)
+        own = [path.format(fqdn=sovereign.fqdn) for path in sovereign.flux.own_paths]
+        declared = await to_thread.run_sync(read_tree, worktree.path, sovereign.tree, substitutions, own)
     described = [Need(What.IMAGE, i, "extra_images") for i in sovereign.extra_images]
     described.append(Need(What.IMAGE, sovereign.nodes.image, "nodes.image"))
     return needs_of(live, "live") + beside + declared + Needs(tuple(described))

@@ -98,16 +98,20 @@ def put(chart: Chart, path: str, content: bytes, depth: int = 0) -> None:
 def needs_of_chart(chart: Chart, reason: str, values: Object) -> Needs:
     """Every image that the chart names by default, with the release's own values. All are optional."""
     found: dict[str, str] = {}
+    loose: dict[str, str] = {}
     unseen: list[str] = []
-    notices = list(_look(chart, values, "", found, unseen))
+    notices = list(_look(chart, values, "", found, loose, unseen))
     if unseen:
         shown = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
         notices.append(f"{len(unseen)} image lines of its templates need rendering and were not seen: {shown}")
     needs = [Need(What.IMAGE, image, f"{reason}, {where}", optional=True) for image, where in found.items()]
+    needs += [Need(What.IMAGE, image, f"{reason}, {at}", optional=True, loose=True) for image, at in loose.items()]
     return Needs(tuple(needs), tuple(f"{reason}: {notice}" for notice in notices))
 
 
-def _look(chart: Chart, values: Object, at: str, found: dict[str, str], unseen: list[str]) -> Iterator[str]:
+def _look(
+    chart: Chart, values: Object, at: str, found: dict[str, str], loose: dict[str, str], unseen: list[str]
+) -> Iterator[str]:
     """Look into one chart and those below; yields what was not seen."""
     try:
         meta = chart.document("Chart.yaml")
@@ -121,6 +125,8 @@ def _look(chart: Chart, values: Object, at: str, found: dict[str, str], unseen: 
     said = spelled({key: value for key, value in own.items() if key not in theirs}, version)
     for image, path in said.images.items():
         found.setdefault(image, f"default value {at}{path}")
+    for image, path in said.loose.items():
+        loose.setdefault(image, f"default value {at}{path}")
     if not said.whole:
         yield f"{at}values.yaml is too large, the rest of it was not looked at"
     yield from (f"{at}{path} is larger than {FILE} bytes and was not looked at" for path in chart.unread)
@@ -138,12 +144,13 @@ def _look(chart: Chart, values: Object, at: str, found: dict[str, str], unseen: 
             elif "/" in said_there or ":" in said_there:
                 found.setdefault(said_there, f"{at}{path}:{number}")
     for name, below in chart.below.items():
-        yield from _below(name, below, meta, own, at, found, unseen)
+        yield from _below(name, below, meta, own, at, found, loose, unseen)
 
 
 def _below(
-    name: str, below: Chart, meta: Object, own: Object, at: str, found: dict[str, str], unseen: list[str]
-) -> Iterator[str]:
+    name: str, below: Chart, meta: Object, own: Object, at: str, found: dict[str, str], loose: dict[str, str],
+    unseen: list[str],
+) -> Iterator[str]:  # fmt: skip
     declared = [d for d in _dependencies(meta) if d.get("name") == name]
     for dependency in declared or [{}]:
         if (switch := _switched_off(dependency, own)) is not None:
@@ -152,7 +159,7 @@ def _below(
         alias = str(dependency.get("alias") or name)
         theirs = own.get(alias) if isinstance(own.get(alias), Mapping) else {}
         scope = {**(theirs or {}), **({"global": own["global"]} if "global" in own else {})}
-        yield from _look(below, scope, f"{at}{alias}/", found, unseen)
+        yield from _look(below, scope, f"{at}{alias}/", found, loose, unseen)
 
 
 def _dependencies(meta: Object) -> list[Object]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from workers.adapters.oci import BadReference, Reference, What
+from workers.adapters.oci import BadReference, Reference, What, placed
 from workers.needs.need import Need, Object
 from workers.sovereign import Sovereign
 
@@ -38,7 +38,11 @@ def listing(sovereign: Sovereign, needs: Iterable[Need]) -> tuple[tuple[Listed, 
         try:
             reference = Reference.parse(need.spelled)
         except BadReference as error:
+            if need.loose:
+                continue
             notices[f"{need.reason}: left out: {error}"] = None
+            continue
+        if need.loose and placed(sovereign, reference, need.what) is None:
             continue
         local = reference.host == sovereign.harbor.host and need.what is What.IMAGE
         if local or (reference.name == never.name and reference.pin == never.pin):

@@ -22,6 +22,8 @@ class Need:
     """Named by defaults alone: nobody is known to use it. What its upstream does not have is told, no error."""
     values: Object = field(default_factory=dict, compare=False)
     """Of a chart: the values that its release sets."""
+    loose: bool = False
+    """No more than a text in a list or map of images: it counts where its host is one that somebody mapped."""
 
 
 @dataclass(frozen=True, slots=True)

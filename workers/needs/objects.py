@@ -27,6 +27,8 @@ from workers.needs.spellings import lines, spelled
 
 POSTGRES = Kind("postgresql.cnpg.io", "Cluster", "clusters")
 """CloudNativePG's: Harbor's and Gitea's databases, whose Pods have no template."""
+Sources = Mapping[tuple[str, str, str], Object]
+"""HelmRepositories and HelmCharts by kind, namespace and name."""
 WORKLOADS = (POD, DEPLOYMENT, STATEFUL_SET, DAEMON_SET, JOB, CRON_JOB)
 SOURCES = (HELM_REPOSITORY, HELM_RELEASE, OCI_REPOSITORY)
 PACKAGES = (PROVIDER, CONFIGURATION, FUNCTION)
@@ -44,36 +46,34 @@ DEFAULT_PACKAGE_HOST = "xpkg.upbound.io"
 def needs_of(objects: Iterable[Object], where: str, *, optional: bool = False) -> Needs:
     """What these objects need. `where` begins each reason: `live`, or `Git`."""
     kept = list(objects)
-    repositories = {_key(o): o for o in kept if o.get("kind") == "HelmRepository"}
-    said = [n for o in kept for n in _readable(o, repositories, where, optional)]
+    sources = {(str(o["kind"]), *_key(o)): o for o in kept if o.get("kind") in ("HelmRepository", "HelmChart")}
+    said = [n for o in kept for n in _readable(o, sources, where, optional)]
     found = tuple(n for n in said if isinstance(n, Need))
     return Needs(found, tuple(n for n in said if isinstance(n, str)))
 
 
-def _readable(
-    obj: Object, repositories: Mapping[tuple[str, str], Object], where: str, optional: bool
-) -> Iterator[Need | str]:
+def _readable(obj: Object, sources: Sources, where: str, optional: bool) -> Iterator[Need | str]:
     """As `_needs`. What has another shape than its kind is told: one odd file in Git must not stop everything."""
     reason = f"{where}: {obj.get('kind')} {_name(obj)}"
     try:
-        yield from _needs(obj, repositories, reason, optional)
+        yield from _needs(obj, sources, reason, optional)
     except (AttributeError, KeyError, TypeError) as error:
         yield f"{reason}: has not the shape of its kind, what it needs is not seen ({error})"
 
 
-def _needs(
-    obj: Object, repositories: Mapping[tuple[str, str], Object], reason: str, optional: bool
-) -> Iterator[Need | str]:
+def _needs(obj: Object, sources: Sources, reason: str, optional: bool) -> Iterator[Need | str]:
     """The needs of one object, and in words what could not be read as one."""
     kind = obj.get("kind")
     if kind in _WORKLOADS:
         if (obj.get("status") or {}).get("phase") not in _OVER:
             yield from (Need(What.IMAGE, image, reason, optional) for image in images(_pod_spec(obj)))
     elif kind == "HelmRelease":
-        yield from _chart(obj, repositories, reason)
+        yield from _chart(obj, sources, reason)
         yield from in_values(_spec(obj).get("values"), f"{reason}, values", optional)
         if _spec(obj).get("valuesFrom"):
             yield f"{reason}: images in values that it takes from elsewhere (valuesFrom) are not seen"
+    elif kind == "HelmChart" and "sourceRef" in _spec(obj):  # k3s has another kind of that name
+        yield from _fetched(obj, _spec(obj), sources, reason)
     elif kind == "OCIRepository":
         yield from _oci_repository(obj, reason)
     elif kind in _PACKAGES:
@@ -93,6 +93,7 @@ def in_values(values: Any, reason: str, optional: bool) -> Iterator[Need | str]:
     """Images in values of any shape."""
     found = spelled(values)
     yield from (Need(What.IMAGE, image, reason, optional) for image in found.images)
+    yield from (Need(What.IMAGE, image, reason, optional=True, loose=True) for image in found.loose)
     if not found.whole:
         yield f"{reason}: too large, images in the rest of it are not seen"
 
@@ -145,14 +146,31 @@ def images(pod_spec: Object) -> Iterator[str]:
 # charts
 
 
-def _chart(release: Object, repositories: Mapping[tuple[str, str], Object], reason: str) -> Iterator[Need | str]:
-    spec = (_spec(release).get("chart") or {}).get("spec") or {}
+def _chart(release: Object, sources: Sources, reason: str) -> Iterator[Need | str]:
+    spec = _spec(release)
+    if reference := spec.get("chartRef"):
+        if reference.get("kind") != "HelmChart":
+            return  # an OCIRepository is listed itself
+        key = (reference.get("namespace") or _key(release)[0], reference.get("name", ""))
+        chart = sources.get(("HelmChart", *key))
+        if chart is None:
+            yield f"{reason}: its chart is HelmChart {key[0]}/{key[1]}, which is read in Git only: see that it is there"
+        else:
+            yield from _fetched(chart, _spec(chart), sources, reason, release)
+    else:
+        yield from _fetched(release, (spec.get("chart") or {}).get("spec") or {}, sources, reason, release)
+
+
+def _fetched(
+    owner: Object, spec: Object, sources: Sources, reason: str, release: Object | None = None
+) -> Iterator[Need | str]:
+    """The chart that a HelmChart's `spec` names, which stands in `owner`, with what the release makes of it."""
     source = spec.get("sourceRef") or {}
     if source.get("kind") != "HelmRepository":
-        return  # a chartRef's OCIRepository is listed itself; a GitRepository is step 1's
-    key = (source.get("namespace") or _key(release)[0], source.get("name", ""))
-    repository = repositories.get(key)
-    wanted, runs = str(spec.get("version") or ""), _deployed(release)
+        return  # a GitRepository is step 1's
+    key = (source.get("namespace") or _key(owner)[0], source.get("name", ""))
+    repository = sources.get(("HelmRepository", *key))
+    wanted, runs = str(spec.get("version") or ""), _deployed(release or {})
     if repository is None:
         yield f"{reason}: its HelmRepository {key[0]}/{key[1]} is not there"
     elif not str(_spec(repository).get("url", "")).startswith("oci://"):
@@ -161,7 +179,7 @@ def _chart(release: Object, repositories: Mapping[tuple[str, str], Object], reas
         if not _exact(wanted):
             yield f"{reason}: chart version {wanted!r} is a range, not a pin; it is left out"
         base = str(_spec(repository)["url"]).removeprefix("oci://").rstrip("/")
-        values = _spec(release).get("values") or {}
+        values = _spec(release or {}).get("values") or {}
         for version in dict.fromkeys(v for v in (wanted, runs) if _exact(v)):
             why = reason if version == wanted else f"{reason}, deployed"
             name = f"{base}/{spec.get('chart')}:{chart_tag(version)}"
@@ -184,10 +202,14 @@ def _oci_repository(obj: Object, reason: str) -> Iterator[Need | str]:
     spec = _spec(obj)
     ref = spec.get("ref") or {}
     base = str(spec.get("url", "")).removeprefix("oci://").rstrip("/")
-    if ref.get("semver"):
-        yield f"{reason}: semver {ref['semver']!r} is a range, not a pin; it is left out"
-    elif ref.get("digest"):
+    if ref.get("digest"):  # before a range, and a range before a tag (source-controller, OCIRepositoryRef)
         yield Need(What.CHART, f"{base}@{ref['digest']}", reason)
+    elif ref.get("semver"):
+        runs = str(((obj.get("status") or {}).get("artifact") or {}).get("revision") or "").partition("@")[0]
+        kept = f"{runs}, which runs, is kept" if _exact(runs) else "it is left out"
+        yield f"{reason}: semver {ref['semver']!r} is a range, not a pin; {kept}"
+        if _exact(runs):
+            yield Need(What.CHART, f"{base}:{runs}", f"{reason}, runs", optional=True)
     else:
         yield Need(What.CHART, f"{base}:{ref.get('tag') or 'latest'}", reason)
 

@@ -19,6 +19,8 @@ _TAG = ("tag", "version")
 _DIGEST = ("digest", "sha")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LINE = re.compile(r"""^\s*(?:-\s+)?["']?(?P<key>\w*[iI]mage)["']?\s*:\s*(?P<value>\S.*?)\s*$""")
+_LISTED = re.compile(r"(?i)(?:^|\.)[\w-]*images$")
+_WHOLE = re.compile(r"(?=[^/]*[.:])[\w.-]+(?::\d+)?/[^\s:@]+(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?")
 _COMMENT = re.compile(r"\s+#.*$")
 
 
@@ -28,6 +30,8 @@ class Spelled:
 
     images: dict[str, str] = field(default_factory=dict)
     """Reference -> path of the key that names it."""
+    loose: dict[str, str] = field(default_factory=dict)
+    """The same, of plain texts below a key `...images` that begin with a host and end with a tag or digest."""
     untagged: list[str] = field(default_factory=list)
     """Paths of what has neither tag nor digest."""
     whole: bool = True
@@ -46,6 +50,8 @@ def spelled(values: Any, version: str = "") -> Spelled:
             found.whole = False
             break
         path, value = todo.pop()
+        if _LISTED.search(path):
+            left -= _plain(found, path, value)
         if isinstance(value, list):
             todo += [(f"{path}[{n}]", each) for n, each in enumerate(value)]
         elif isinstance(value, Mapping):
@@ -81,6 +87,17 @@ def _mapping(found: Spelled, path: str, value: Mapping[Any, Any], version: str, 
     if "IMAGE" in name and isinstance(text, str) and "/" in text and "://" not in text:
         _add(found, f"{path}.{name}".lstrip("."), text)  # an operator's environment: RELATED_IMAGE_...
     return taken
+
+
+def _plain(found: Spelled, path: str, value: Any) -> int:
+    """Texts of a list or map of images, and how many it looked at. Without a host or a tag they may be anything."""
+    if not isinstance(value, (list, Mapping)):
+        return 0
+    for key in value if isinstance(value, Mapping) else range(len(value)):
+        text = value[key]
+        if isinstance(text, str) and _WHOLE.fullmatch(text) and ("@" in text or ":" in text.rpartition("/")[2]):
+            found.loose.setdefault(text, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
+    return len(value)
 
 
 def _hub(value: Mapping[Any, Any]) -> dict[str, str]:

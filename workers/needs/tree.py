@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,21 @@ MOST = 20_000  # files
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=]([^}]*))?\}")
 
 
-def read_tree(root: Path, tree: str, substitutions: Mapping[str, str]) -> Needs:
+def read_tree(root: Path, tree: str, substitutions: Mapping[str, str], own: Iterable[str] = ()) -> Needs:
     """Needs of every manifest and chart in the repository; those of other clusters are theirs.
 
-    What stands beside or below the path that Flux applies must be there; what only lies in the repository is optional.
+    What stands beside or below the path that Flux applies, or below one of the Sovereign's `own`, must be there; what
+    only lies in the repository is optional.
     """
     start = (root / tree).parent
+    ours = {start, *(root / path for path in own)}
     applied: list[Object] = []
     others: list[Object] = []
     notices: list[str] = []
     charts: dict[Path, Chart] = {}
     values: list[tuple[Path, Object]] = []
     """Beside what is applied: values of charts and patches, of which Kustomize makes ConfigMaps and changes."""
-    for number, path in enumerate(_files(root, start)):
+    for number, path in enumerate(_files(root, start, ours)):
         if number >= MOST:
             notices.append(f"Git: more than {MOST} files; images in the rest are not seen")
             break
@@ -47,11 +49,11 @@ def read_tree(root: Path, tree: str, substitutions: Mapping[str, str]) -> Needs:
             try:
                 found, plain = _objects(path, substitutions)
             except NotYaml as error:
-                if start in path.parents:
+                if ours.intersection(path.parents):
                     notices.append(f"{name}: not read: {error}")
                 continue
-            (applied if start in path.parents else others).extend(found)
-            if start in path.parents:
+            (applied if ours.intersection(path.parents) else others).extend(found)
+            if ours.intersection(path.parents):
                 values += [(name, document) for document in plain]
     read = needs_of(applied, "Git") + needs_of(others, "Git, not applied", optional=True)
     for name, document in values:
@@ -62,12 +64,14 @@ def read_tree(root: Path, tree: str, substitutions: Mapping[str, str]) -> Needs:
     return Needs(read.found, (*notices, *read.notices))
 
 
-def _files(root: Path, start: Path) -> Iterator[Path]:
+def _files(root: Path, start: Path, ours: set[Path]) -> Iterator[Path]:
     """Every file; of directories beside the cluster's own, which are other clusters', none; nothing hidden."""
     foreign = {p for p in start.parent.iterdir() if p != start} if start != root and start.parent != root else set()
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
-        if any(part.startswith(".") for part in parts) or foreign.intersection((path, *path.parents)):
+        if any(part.startswith(".") for part in parts):
+            continue
+        if foreign.intersection((path, *path.parents)) and not ours.intersection(path.parents):
             continue
         if path.is_file() and not path.is_symlink():
             yield path

@@ -76,6 +76,83 @@ def test_what_only_looks_like_an_image_is_none(values: Any) -> None:
     assert spelled(values, "v9").images == {}
 
 
+@pytest.mark.parametrize(
+    ("values", "image", "where"),
+    [
+        ({"images": ["x", "ghcr.io/a/b:1"]}, "ghcr.io/a/b:1", "images[1]"),
+        ({"a": {"extraImages": [f"quay.io/a/b@{DIGEST}"]}}, f"quay.io/a/b@{DIGEST}", "a.extraImages[0]"),
+        ({"images": {"controller": "ghcr.io/a/b:1", "x": 1}}, "ghcr.io/a/b:1", "images.controller"),
+    ],
+)
+def test_a_plain_text_among_images_is_one_when_it_has_a_host_and_a_tag(values: Any, image: str, where: str) -> None:
+    assert spelled(values).loose == {image: where}
+
+
+@pytest.mark.parametrize("text", ["b:1", "a/b:1", "ghcr.io/a/b", "https://ghcr.io/a/b:1", "a.png", "ghcr.io/a b:1", ""])
+def test_any_other_text_among_images_is_none(text: str) -> None:
+    assert spelled({"images": [text]}).loose == {}
+
+
+def test_a_plain_text_among_images_counts_where_somebody_mapped_its_host_and_is_optional() -> None:
+    values = {"images": ["ghcr.io/a/b:1", "cdn.example.com/logos/b:1", "ghcr.io/A/b:1"]}
+    release = {"kind": "HelmRelease", "metadata": {"name": "x"}, "spec": {"values": values}}
+    chart_ = charts_.Chart({"Chart.yaml": "name: x\n", "values.yaml": json.dumps({"images": ["quay.io/a/c:1"]})})
+    read = needs_of([release], "Git") + needs_of_chart(chart_, "chart x", {})
+    found, notices = listing(SOVEREIGN, read.found)
+    assert {str(f.reference): f.optional for f in found} == {"ghcr.io/a/b:1": True, "quay.io/a/c:1": True}
+    assert notices == ()
+
+
+HAND_MADE = {
+    "kind": "HelmChart",
+    "metadata": {"name": "c", "namespace": "f"},
+    "spec": {"chart": "redis", "version": "20.1.0", "sourceRef": {"kind": "HelmRepository", "name": "hub"}},
+}
+HUB = {
+    "kind": "HelmRepository",
+    "metadata": {"name": "hub", "namespace": "f"},
+    "spec": {"url": "oci://ghcr.io/charts"},
+}
+
+
+def test_a_chart_that_a_release_takes_from_a_helm_chart_by_hand_is_needed_with_the_releases_values() -> None:
+    reference = {"kind": "HelmChart", "name": "c", "namespace": "f"}
+    spec = {"chartRef": reference, "values": {"image": "ghcr.io/a/b:1"}}
+    release = {"kind": "HelmRelease", "metadata": {"name": "r", "namespace": "n"}, "spec": spec}
+    read = needs_of([HUB, HAND_MADE, release], "Git")
+    charts = [n for n in read.found if n.what is What.CHART]
+    assert {n.spelled for n in charts} == {"ghcr.io/charts/redis:20.1.0"}
+    assert {n.reason: n.values for n in charts} == {
+        "Git: HelmChart f/c": {}, "Git: HelmRelease n/r": spec["values"],
+    }  # fmt: skip
+    [notice] = needs_of([release], "live").notices
+    assert "HelmChart f/c, which is read in Git only" in notice
+
+
+def test_k3ss_own_kind_of_helm_chart_is_another() -> None:
+    spec = {"chart": "traefik", "repo": "https://x", "set": {"image": "ghcr.io/a/b:1"}}
+    assert {n.what for n in needs_of([{"kind": "HelmChart", "spec": spec}], "Git").found} == {What.IMAGE}
+
+
+@pytest.mark.parametrize(
+    ("ref", "wanted", "told"),
+    [
+        ({"semver": ">=6", "digest": DIGEST, "tag": "1"}, {f"ghcr.io/c/p@{DIGEST}": False}, ""),
+        ({"semver": ">=6", "tag": "1"}, {"ghcr.io/c/p:6.1.0": True}, "6.1.0, which runs, is kept"),
+        ({"tag": "1"}, {"ghcr.io/c/p:1": False}, ""),
+    ],
+)
+def test_of_what_an_oci_repository_says_flux_takes_the_digest_then_the_range(
+    ref: Any, wanted: dict[str, bool], told: str
+) -> None:
+    spec = {"url": "oci://ghcr.io/c/p", "ref": ref}
+    status = {"artifact": {"revision": f"6.1.0@{DIGEST}"}}
+    read = needs_of([{"kind": "OCIRepository", "metadata": {"name": "o"}, "spec": spec, "status": status}], "live")
+    assert {n.spelled: n.optional for n in read.found} == wanted
+    assert told in "".join(read.notices)
+    assert len(read.notices) == bool(told)
+
+
 def test_what_has_no_tag_and_no_version_to_stand_for_it_is_told_and_not_guessed() -> None:
     found = spelled({"image": {"repository": "a/b"}})
     assert found.images == {}
@@ -262,6 +339,7 @@ def test_the_whole_tree_is_read_and_other_clusters_are_not(tmp_path: Path) -> No
         "clusters/_template/bootstrap-kit/kustomization.yaml": KUSTOMIZE,
         "clusters/_template/infrastructure/db.yaml": DATABASE,
         "clusters/_template/infrastructure/bad.yaml": "a: {{ no yaml\n",
+        "clusters/sov.test/apps/01.yaml": WORKLOAD.replace("applied", "own"),
         "clusters/other/bootstrap-kit/01.yaml": WORKLOAD.replace("applied", "foreign"),
         "platform/p/chart/Chart.yaml": "name: p\nappVersion: v1\n",
         "platform/p/chart/values.yaml": "image: {registry: mirror.gcr.io, repository: aquasec/p, tag: ''}\n",
@@ -279,9 +357,10 @@ def test_the_whole_tree_is_read_and_other_clusters_are_not(tmp_path: Path) -> No
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="latin-1")
-    read = read_tree(tmp_path, "clusters/_template/bootstrap-kit", {})
+    read = read_tree(tmp_path, "clusters/_template/bootstrap-kit", {}, ["clusters/sov.test"])
     assert {n.spelled: n.optional for n in read.found} == {
         "ghcr.io/a/applied:1": False,
+        "ghcr.io/a/own:1": False,
         "ghcr.io/a/moved:2": False,
         "ghcr.io/a/from-json:1": False,
         "ghcr.io/a/value:3": True,
