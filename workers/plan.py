@@ -313,7 +313,7 @@ async def _proof(world: World, _ground: Ground, said: Preview) -> None:
         said.notes.append(f"that is shorter than {sovereign.proof.required:g} s: a rehearsal, never the proof")
     # A source's own goes with steps 5 and 6. A workload's stays, and would stop the run when nothing can be undone.
     found = await world.survey(world) if world.survey is not None else ()
-    if hidden := [f for f in declared.veiled(()) if f.field.startswith("env[")]:
+    if hidden := [f for f in declared.veiled(found) if f.field.startswith("env[")]:
         said.trouble.append(f"ProxyUnknown: no canary could try these: {declared.told(hidden)}")
 
 

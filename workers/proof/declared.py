@@ -29,23 +29,28 @@ def proxies(found: Iterable[Finding], named: Iterable[str] = ()) -> tuple[str, .
     return tuple(sorted({*named, *(f.host for f in found if f.title == PROXY.title)}))
 
 
+def veiled(found: Iterable[Finding]) -> list[Finding]:
+    """What no canary could try: a proxy of which nobody says where it is."""
+    return [f for f in found if f.title == VEILED.title and f.severity is Severity.UNREADABLE]
+
+
 def judge(found: Iterable[Finding]) -> None:
     """Raises Stuck for a tether or a proxy that no canary could try, Wait for what nobody could read; a tether comes
     first: it needs a person."""
     counting = [f for f in found if f.forbids]
     left = [f for f in counting if f.severity is not Severity.UNREADABLE]
     unread = [f for f in counting if f.severity is Severity.UNREADABLE]
-    veiled = [f for f in unread if f.title == VEILED.title]
-    untold = f"what cannot be read may hold a tether: {_told(unread)}"
+    untold = f"what cannot be read may hold a tether: {told(unread)}"
     if left:
         # What was not read may be why something read counts as tied: a node's plan frees images.
-        raise Stuck("TetherLeft", f"{untold + '; ' if unread else ''}still declared: {_told(left)}")
-    if veiled:
-        raise Stuck("ProxyUnknown", f"no canary can try these: {_told(veiled)}")
+        raise Stuck("TetherLeft", f"{untold + '; ' if unread else ''}still declared: {told(left)}")
+    if hidden := veiled(unread):
+        raise Stuck("ProxyUnknown", f"no canary can try these: {told(hidden)}")
     if unread:
         raise Wait("AuditUnreadable", untold)
 
 
-def _told(found: list[Finding]) -> str:
+def told(found: Sequence[Finding]) -> str:
+    """The first of them, and what cuts each."""
     said = "; ".join(f"{f.place} {f.field}: {f.host} (cut by {f.cut_by})" for f in found[:MOST])
     return said + (f"; and {len(found) - MOST} more, see `cutover audit`" if len(found) > MOST else "")

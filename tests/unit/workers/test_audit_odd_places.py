@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from workers import plan
 from workers.adapters.cluster_kinds import DEPLOYMENT, POD
 from workers.audit.environment import proxy_host
 from workers.audit.finding import Finding, Severity
@@ -18,6 +19,7 @@ from workers.errors import Stuck
 from workers.proof import declared
 from workers.sovereign import Gitea, Harbor, Login, Proof, Sovereign
 from workers.steps import registry_pivot
+from workers.world import World
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
 SOVEREIGN = Sovereign(
@@ -146,6 +148,21 @@ def test_a_proxy_that_nobody_here_knows_stops_the_proof(entry: dict[str, Any]) -
     assert declared.proxies([found]) == ()
     with pytest.raises(Stuck, match=r"ProxyUnknown.*Deployment ns/x env.*proof\.proxies"):
         declared.judge([found])
+
+
+async def test_a_workloads_unknown_proxy_is_told_before_anything_was_changed() -> None:
+    found = [*workload(containers=[{**container(), "env": [FROM_SECRET]}]), *source("", proxySecretRef={"name": "s"})]
+
+    async def survey(world: World) -> list[Finding]:
+        return found
+
+    nothing: Any = None
+    world = World(SOVEREIGN, nothing, nothing, nothing, nothing, nothing, nothing, survey=survey)
+    for trouble in (1, 0):
+        said = plan.Preview("egress-block-test")
+        await plan.ASKED[-1](world, nothing, said)
+        assert [each.partition(":")[0] for each in said.trouble] == ["ProxyUnknown"] * trouble
+        del found[0]
 
 
 def test_a_source_that_fetches_through_a_proxy_depends_on_it() -> None:
