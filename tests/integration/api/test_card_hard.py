@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import anyio
 import pytest
-from api_bench import Door, door
+from api_bench import Door, door, running, settings
 from browser import CHROMIUM, Watched, chromium
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 from pool_bench import doing
 
 from events.envelope import data_of, read
@@ -19,9 +20,10 @@ from events.flow import SLUGS
 from events.jetstream import JetStreamLog
 from events.journal import Journal
 from events.subjects import REQUESTED
-from sandbox.oidc import VIEWER
+from sandbox.oidc import CLIENT, VIEWER
 from schemas import events as facts
 from workers import admission
+from workers.entrypoints.api import serve
 from workers.pool import Pool
 from workers.scribe import Scribe
 
@@ -29,6 +31,13 @@ if not CHROMIUM.exists():
     pytest.skip(f"NO CHROMIUM AT {CHROMIUM}: the console card is not tested", allow_module_level=True)
 
 expect.set_options(timeout=30_000)
+SOURCES = """
+window.sources = [];
+window.EventSource = class extends EventSource {
+  constructor(...given) { super(...given); window.sources.push(this); }
+};
+"""
+AWAKE = "dispatchEvent(new Event('online')); document.dispatchEvent(new Event('visibilitychange'));"
 OBJECTION = "gitea-mirror: <b>Gitea</b> refuses our login"
 
 
@@ -67,10 +76,15 @@ async def sign_in(opened: Door, watched: Watched) -> Page:
     for pasted, said in (
         ("so etwas wie ein Schlüssel", "no access token"), ("abc", "not accepted"),
         (opened.issuer.token(exp=1), "expired"), (opened.issuer.token(aud="account"), "not for catalyst-api"),
+        (opened.issuer.token(realm_access={"roles": ["offline_access"]}), "no role that may read"),
     ):  # fmt: skip
         await paste(page, pasted)
         await expect(page.locator("#sign-in-why")).to_contain_text(said)
         await expect(page.locator("#card")).to_be_hidden()
+    count = len(watched.asked)
+    await page.evaluate(AWAKE)
+    await anyio.sleep(1)
+    assert len(watched.asked) == count  # whoever may not read is not asked about again and again
     await paste(page, opened.issuer.token(VIEWER))
     await expect(page.locator("#link")).to_have_attribute("data-link", "live")
     await page.locator("#start").click()
@@ -81,6 +95,58 @@ async def sign_in(opened: Door, watched: Watched) -> Page:
     await paste(page, f"  Bearer {opened.issuer.token()}\n")
     await expect(page.locator("#link")).to_have_attribute("data-link", "live")
     return page
+
+
+async def one_stream(opened: Door, page: Page) -> None:
+    """A laptop wakes: its stream is gone, and the browser says so in many ways at once."""
+    before = await page.evaluate("sources.length")
+    await page.evaluate("sources.at(-1).close()")
+    for _ in range(5):
+        await page.evaluate(AWAKE)
+    await page.wait_for_function(f"sources.length > {before} && sources.at(-1).readyState === EventSource.OPEN")
+    await anyio.sleep(1)  # for what else was begun
+    assert await page.evaluate("sources.filter((s) => s.readyState !== EventSource.CLOSED).length") == 1
+
+
+async def too_many(opened: Door, page: Page) -> None:
+    """What the API says of a stream that it does not open is told, and it is tried again."""
+    readers = opened.server.config.app.state.readers  # type: ignore[union-attr]
+    most, readers.most_each = readers.most_each, 0
+    await page.evaluate("sources.at(-1).close()")
+    await page.evaluate(AWAKE)
+    await expect(page.locator("#banner")).to_contain_text("The API answers: too many streams of events are open.")
+    readers.most_each = most
+    await expect(page.locator("#link")).to_have_attribute("data-link", "live")
+    await expect(page.locator("#banner")).to_be_hidden()
+
+
+async def renewed(opened: Door, directory: Path, watched: Watched) -> None:
+    """A token that the API finds old is renewed at once; when the issuer gives none, the card asks to sign in."""
+    chosen = settings(opened.bench, directory, opened.issuer)
+    chosen = chosen.model_copy(update={"api": chosen.api.model_copy(update={"login_client": CLIENT})})
+    server = serve.server(chosen, serve.opening(chosen, "127.0.0.1", False), insecure=False)
+    grants: list[str] = []
+
+    async def give(route: Route) -> None:
+        grants.append(parse_qs(route.request.post_data or "")["grant_type"][0])
+        old, refused = len(grants) == 1, len(grants) > 2
+        token = opened.issuer.token(**({"exp": 1} if old else {}))
+        body = {"access_token": token, "refresh_token": f"r{len(grants)}", "expires_in": 900}
+        await route.fulfill(status=400 if refused else 200, json=body, headers={"Access-Control-Allow-Origin": "*"})
+
+    async with running(server) as url:
+        page = await watched.tab()
+        await page.route("**/openid-connect/token", give)
+        await page.goto(url)
+        await page.get_by_role("button", name="Sign in with your account").click()
+        await expect(page.locator("#link")).to_have_attribute("data-link", "live")
+        assert grants == ["authorization_code", "refresh_token"]
+        await page.route("**/status", lambda route: route.fulfill(status=401, json={"error": "unauthorized"}))
+        await page.evaluate("sources.at(-1).close()")
+        await page.evaluate(AWAKE)
+        await expect(page.locator("#sign-in-why")).to_contain_text("Sign in again")
+        await expect(page.locator("#card")).to_be_hidden()
+        await page.close()
 
 
 async def start_anyway(opened: Door, page: Page) -> None:
@@ -119,8 +185,12 @@ async def replaced(opened: Door, page: Page) -> None:
 
 async def test_a_pasted_token_an_objection_overruled_and_a_log_replaced(tmp_path: Path) -> None:
     async with door(tmp_path) as opened, chromium(tmp_path) as watched:
+        await watched.context.add_init_script(SOURCES)
         async with working(opened):
             page = await sign_in(opened, watched)
+            await one_stream(opened, page)
+            await too_many(opened, page)
+            await renewed(opened, tmp_path, watched)
             await start_anyway(opened, page)
         await replaced(opened, page)
         stored = await page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")

@@ -52,7 +52,7 @@ function paintLink(s) {
   mark($("link"), "link", known.link);
   text($("link-text"), LINKS[known.link]);
   const banner = $("banner");
-  const words = s?.integrity === "broken"
+  const words = outside ? problem : s?.integrity === "broken"
     ? `The log's chain does not hold: ${s.integrityError}. Nothing will be begun on it; run cutover verify.`
     : problem || AWAY[known.link]?.(s) || "";
   banner.className = s?.integrity === "broken" || problem ? "notice bad" : "notice warn";
@@ -62,7 +62,7 @@ function paintLink(s) {
 
 const AWAY = {
   stale: (s) => `The broker does not answer. ${s ? "What you see is the last that is known. " : ""}Nothing is lost; this page goes on by itself when it is back.`,
-  down: (s) => `The API does not answer. ${s ? "What you see is the last that is known. " : ""}Trying again by itself.`,
+  down: (s) => `${known.trouble ? `The API answers: ${known.trouble}.` : "The API does not answer."} ${s ? "What you see is the last that is known. " : ""}Trying again by itself.`,
 };
 
 // --- the head ---------------------------------------------------------------------------------------------------
@@ -281,12 +281,14 @@ async function download() {
 
 function askWho(error) {
   outside = true;
+  hurry = () => {};
   show($("card"), false);
   show($("link"), false);
   show($("sign-in"), true);
   show($("sign-in-oidc"), api.mode() === "oidc");
   show($("sign-in-token"), api.mode() === "token");
   if (error) text($("sign-in-why"), error.message);
+  paint();
 }
 
 function enter() {
@@ -301,7 +303,7 @@ async function open() {
   try {
     await api.how();
   } catch (error) {
-    tell({ kind: "link", link: "down", trouble: error.message });
+    tell({ kind: "link", link: "down", trouble: api.words(error) });
     setTimeout(open, 2000);
     return;
   }

@@ -12,14 +12,14 @@ export class Refused extends Error {
   }
 }
 
-const keys = { mode: null, access: null, refresh: null, until: 0, settings: {}, offset: 0 };
+const keys = { mode: null, access: null, refresh: null, until: 0, renewing: null, settings: {}, offset: 0 };
 
 // --- who we are -------------------------------------------------------------------------------------------------
 
 export async function how() {
   if (keys.mode) return keys.mode;
-  const answer = await fetch("console.json", { cache: "no-store" });
-  if (!answer.ok) throw new Refused(answer.status, "unreachable", "the API does not answer");
+  const answer = await reached("console.json", { cache: "no-store" });
+  if (!answer.ok) throw await refusal(answer);
   keys.settings = await answer.json();
   keys.mode = keys.settings.auth;
   if (keys.mode === "oidc") await cameBack();
@@ -86,13 +86,14 @@ async function discovery() {
   return keys.discovery;
 }
 
+// One renewal at a time: an issuer may take the same word only once.
 async function fresh() {
-  if (keys.refresh && Date.now() > keys.until - 30000) {
-    await tokens({ grant_type: "refresh_token", refresh_token: keys.refresh }).catch((error) => {
-      // An issuer that is away says nothing about us; one that refuses does.
-      if (error.status === 401) keys.access = keys.refresh = null;
-    });
-  }
+  if (!keys.refresh || Date.now() <= keys.until - 30000) return;
+  keys.renewing ??= tokens({ grant_type: "refresh_token", refresh_token: keys.refresh }).catch((error) => {
+    // An issuer that is away says nothing about us; one that refuses does.
+    if (error.status === 401) keys.access = keys.refresh = null;
+  }).finally(() => { keys.renewing = null; });
+  await keys.renewing;
 }
 
 const here = () => location.origin + location.pathname;
@@ -104,57 +105,92 @@ const base64url = (bytes) => btoa(String.fromCharCode(...bytes)).replace(/[+/=]/
 export const call = async (method, path, body) => (await asked(method, path, body)).json();
 export const text = async (path) => (await asked("GET", path)).text();
 
+// What is the matter, in the API's own words; nothing when nobody answered at all.
+export const words = (error) => (error.status ? error.message : "");
+
+async function reached(path, request) {
+  try {
+    return await fetch(path, request);
+  } catch {
+    throw new Refused(0, "unreachable", "the API does not answer");
+  }
+}
+
+async function refusal(answer) {
+  const told = await answer.json().catch(() => ({}));
+  return new Refused(answer.status, told.error ?? "", told.detail ?? `the API answered ${answer.status}`);
+}
+
 async function asked(method, path, body) {
-  await fresh();
   const headers = { Accept: "application/json" };
-  if (keys.access) headers.Authorization = `Bearer ${keys.access}`;
   if (method === "POST") {
     headers["Content-Type"] = "application/json";
     headers["Idempotency-Key"] = random();
   }
-  let answer;
-  try {
-    answer = await fetch(`${BASE}/${path}`, {
-      method, headers, cache: "no-store", credentials: "omit", body: method === "POST" ? JSON.stringify(body ?? {}) : undefined,
-    });
-  } catch {
-    throw new Refused(0, "unreachable", "the API does not answer");
+  const payload = method === "POST" ? JSON.stringify(body ?? {}) : undefined;
+  const send = async () => {
+    await fresh();
+    if (keys.mode === "oidc" && !keys.access) throw new Refused(401, "signed-out", "The session has ended. Sign in again.");
+    if (keys.access) headers.Authorization = `Bearer ${keys.access}`;
+    return reached(`${BASE}/${path}`, { method, headers, cache: "no-store", credentials: "omit", body: payload });
+  };
+  let answer = await send();
+  if (answer.status === 401 && keys.refresh) { // whatever we thought of its age: another one is to be had
+    keys.until = 0;
+    answer = await send();
   }
   const date = Date.parse(answer.headers.get("Date") ?? "");
   if (date && Math.abs(date - Date.now()) > 2000) keys.offset = date - Date.now();
-  if (answer.status === 401) keys.access = null;
   if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new Refused(answer.status, told.error ?? "", told.detail ?? `the API answered ${answer.status}`);
+  if (answer.status === 401 && !keys.refresh) keys.access = null;
+  throw await refusal(answer);
 }
 
 // --- live events ------------------------------------------------------------------------------------------------
 
+// One stream for the whole page, whoever asks for it: what was begun before the newest turn comes to nothing.
+const stream = { turn: 0, source: null, timer: 0 };
+const AWAY = ["broker-unavailable", "status-read-failed"]; // the API answers, and the log is what it has not
+
 // Follows for ever. `cursor` gives the newest sequence we have; `tell` gets messages for the fold; `locked` is called
-// when nobody knows us any more. Returns a function that hurries the next try.
+// when nobody knows us any more, or lets us read. Returns a function that hurries the next try.
 export function follow(cursor, tell, locked) {
   let pause = 0;
-  let source = null;
-  let timer = 0;
+
+  function close() {
+    clearTimeout(stream.timer);
+    stream.source?.close();
+    stream.source = null;
+  }
 
   async function begin() {
-    clearTimeout(timer);
-    source?.close();
+    close();
+    stream.turn += 1;
+    const turn = stream.turn;
     try {
-      tell({ kind: "status", status: await call("GET", "status"), arrived: Date.now() });
+      const status = await call("GET", "status");
+      if (turn !== stream.turn) return;
+      tell({ kind: "status", status, arrived: Date.now() });
       const query = new URLSearchParams();
       if (keys.mode !== "none") query.set("ticket", (await call("POST", "ticket")).ticket);
+      if (turn !== stream.turn) return;
       if (cursor() > 0) query.set("lastEventId", cursor());
-      listen(query);
+      listen(query, status.streamSequence);
     } catch (error) {
-      again(error);
+      if (turn === stream.turn) again(error);
     }
   }
 
-  function listen(query) {
-    source = new EventSource(`${BASE}/events?${query}`);
-    source.onopen = () => { pause = 0; };
-    source.onerror = () => again(new Refused(0, "cut", "the connection was lost"));
+  function listen(query, at) {
+    const [source, turn] = [new EventSource(`${BASE}/events?${query}`), stream.turn];
+    let opened = false;
+    stream.source = source;
+    source.onopen = () => { pause = 0; opened = true; };
+    source.onerror = async () => {
+      source.close();
+      const error = opened ? CUT : await why(at);
+      if (turn === stream.turn) again(error);
+    };
     source.addEventListener("status", (message) => {
       const status = JSON.parse(message.data);
       tell({ kind: "status", status, arrived: Date.now() });
@@ -168,17 +204,33 @@ export function follow(cursor, tell, locked) {
   }
 
   function again(error) {
-    source?.close();
-    if (error.status === 401 && !keys.refresh) return locked(error);
-    tell({ kind: "link", link: error.status === 503 ? "stale" : "down", trouble: error.message });
+    close();
+    if (error.status === 403 || (error.status === 401 && !keys.refresh)) {
+      keys.access = keys.refresh = null;
+      sessionStorage.removeItem(BEFORE);
+      return locked(error);
+    }
+    tell({ kind: "link", link: AWAY.includes(error.slug) ? "stale" : "down", trouble: words(error) });
     pause = Math.min(SLOWEST, pause ? pause * 2 : 500);
-    clearTimeout(timer);
-    timer = setTimeout(begin, pause * (0.75 + Math.random() / 2));
+    stream.timer = setTimeout(begin, pause * (0.75 + Math.random() / 2));
     return undefined;
   }
 
   begin();
-  return () => { if (source?.readyState !== EventSource.OPEN) { pause = 0; begin(); } };
+  return () => { if (stream.source?.readyState !== EventSource.OPEN) { pause = 0; begin(); } };
+}
+
+const CUT = new Refused(0, "cut", "the connection was lost");
+
+// A browser does not tell why a stream was refused: the same question, asked plainly, is answered with the words.
+async function why(at) {
+  try {
+    const answer = await asked("GET", `events?${new URLSearchParams({ follow: false, lastEventId: at })}`);
+    await answer.body?.cancel();
+  } catch (error) {
+    return error;
+  }
+  return CUT;
 }
 
 const KINDS = [
