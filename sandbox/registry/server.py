@@ -107,6 +107,10 @@ class Registry:
             referrers=referrers,
         )
 
+    def close(self, repository: str) -> None:
+        """From now on only who logs in may read it."""
+        self._private = (*self._private, repository)
+
     def permits(self, request: web.Request, repository: str, action: str) -> bool:
         """Whether the request's token or login covers this."""
         if (login := tokens.basic(request)) is not None:

@@ -59,10 +59,10 @@ async def resolvers(world: World, nodes: Sequence[str], token: int) -> frozenset
     async with pods.placed(world.cluster, sent):
         seen = await pods.settled(world.cluster, sent, pods.ended, START)
     said = [_told(seen.get(key_of(pod)), pod, RESOLVERS) for pod in sent]
-    return frozenset(address for each in said for address in _routed(each))
+    return frozenset(address for each in said for address in routed(each))
 
 
-def _routed(said: Iterable[str]) -> Iterable[str]:
+def routed(said: Iterable[str]) -> Iterable[str]:
     """Addresses that a packet leaves the node for; what is no address is passed over, as resolvers do."""
     for text in said:
         try:
@@ -125,4 +125,5 @@ def _told(answer: Object | None, pod: Object, form: TypeAdapter[T]) -> T:
         return form.validate_json(said)
     except ValidationError:
         name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
-        raise Wait("CanarySilent", f"{name} on {node} said nothing that can be read") from None
+        state = pods.container_state(answer) if answer else "never seen"
+        raise Wait("CanarySilent", f"{name} on {node} said nothing that can be read: {state}"[:500]) from None

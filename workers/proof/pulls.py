@@ -173,7 +173,9 @@ def _check_exists(pod: Object | None, image: str, node: str) -> None:
     try:
         asked = Asked.model_validate_json(said)
     except ValidationError:
-        raise Wait("CanarySilent", f"a look for {image} on {node} said nothing that can be read") from None
+        state = pods.container_state(pod) if pod else "never seen"
+        message = f"a look for {image} on {node} said nothing that can be read: {state}"
+        raise Wait("CanarySilent", message[:500]) from None
     mend = "name one that anybody can pull in nodes.upstream_only"
     if asked.trouble:
         raise Wait("UpstreamUnreadable", f"{image}, asked for on {node}: {asked.trouble}")

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +27,10 @@ RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
 UPSTREAM, LOCAL = "203.0.113.9", "10.7.0.2"
 SERVER = """
 import socket, threading
-def bound(family, address):
+def bound(family, address, port=80):
     s = socket.socket(family)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind((address, 80)); s.listen()
+    s.bind((address, port)); s.listen()
     return s
 def serve(s):
     while True:
@@ -40,15 +41,26 @@ def echo(c):
         c.sendall(data)
 six, four = bound(socket.AF_INET6, "2001:db8::9"), bound(socket.AF_INET, "0.0.0.0")
 threading.Thread(target=serve, args=(six,), daemon=True).start()
+names = bound(socket.AF_INET, "0.0.0.0", 53)
+threading.Thread(target=serve, args=(names,), daemon=True).start()
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); asked.bind(("203.0.113.9", 53))
+def answer():
+    while True:
+        data, who = asked.recvfrom(100)
+        asked.sendto(data, who)
+threading.Thread(target=answer, daemon=True).start()
 print("up", flush=True)
 serve(four)
 """
 ASK = """
 import socket, sys
-s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+s = socket.socket(
+    socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET,
+    socket.SOCK_DGRAM if sys.argv[4] == "udp" else socket.SOCK_STREAM,
+)
 s.settimeout(float(sys.argv[2]))
 try:
-    s.connect((sys.argv[1], 80)); s.sendall(b"x"); print(s.recv(1) == b"x")
+    s.connect((sys.argv[1], int(sys.argv[3]))); s.sendall(b"x"); print(s.recv(1) == b"x")
 except OSError:
     print(False)
 """
@@ -107,14 +119,15 @@ class Node:
     def python(self, code: str, *arguments: str) -> list[str]:
         return ["ip", "netns", "exec", self.name, sys.executable, "-c", code, *arguments]
 
-    def reaches(self, address: str, patience: float = 10.0) -> bool:
+    def reaches(self, address: str, patience: float = 10.0, port: int = 80, by: str = "tcp") -> bool:
         """Whether it answers within so many seconds; few are enough where nothing must answer."""
-        return run(*self.python(ASK, address, f"{patience}")).strip() == "True"
+        return run(*self.python(ASK, address, f"{patience}", f"{port}", by)).strip() == "True"
 
-    def close(self, seconds: float, *, allow: tuple[str, ...] = ()) -> None:
+    def close(self, seconds: float, *, allow: tuple[str, ...] = (), **more: Any) -> None:
         """The block as the agent puts it up; the agent itself is dead the moment it is done."""
         now = datetime.now(UTC)
-        block = NodeBlock(deny=("0.0.0.0/0", "::/0"), allow=allow, expires_at=now + timedelta(seconds=seconds))
+        until = now + timedelta(seconds=seconds)
+        block = NodeBlock(deny=("0.0.0.0/0", "::/0"), allow=allow, expires_at=until, **more)
         run("ip", "netns", "exec", self.name, "nft", "-f", "-", text=ruleset(block, now, []))
 
 
@@ -203,6 +216,26 @@ def test_an_established_connection_upstream_is_cut_and_a_local_one_lives(node: N
         for process in kept.values():
             process.kill()
             process.communicate()
+
+
+def test_a_resolver_outside_is_asked_for_names_and_reached_by_nothing_else(node: Node) -> None:
+    node.close(30)
+    assert not node.reaches(UPSTREAM, 1.0, 53)
+    assert not node.reaches(UPSTREAM, 1.0, 53, "udp")
+    node.close(30, resolvers=(UPSTREAM, "127.0.0.53"))
+    assert node.reaches(UPSTREAM, port=53)
+    assert node.reaches(UPSTREAM, port=53, by="udp")
+    assert not node.reaches(UPSTREAM, 1.0)
+
+
+def test_a_node_whose_clock_is_behind_is_let_out_when_the_lease_is_over(node: Node) -> None:
+    # To this node the end is an hour away; its kernel counts the lease.
+    node.close(3600, lease=2.0)
+    assert not node.reaches(UPSTREAM, 0.5)
+    deadline = time.monotonic() + 60
+    while not node.reaches(UPSTREAM, 1.0) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert node.reaches(UPSTREAM)
 
 
 def test_what_is_allowed_stays_open_and_a_renewal_replaces_the_block(node: Node) -> None:

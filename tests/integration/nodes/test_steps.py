@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 
 from sandbox.controllers import api as kinds
-from sandbox.nodes import Node
+from sandbox.nodes import RESOLVER, Node
+from sandbox.registry.faults import Fault, Wrong
 from schemas.nodes import NodeReport, Turn
 from schemas.progress import Progress
 from workers.adapters.cluster_kinds import CILIUM_CLUSTERWIDE_POLICY, CONFIG_MAP, NODE, POD
 from workers.adapters.cluster_kinds import NAMESPACE as NAMESPACE_KIND
-from workers.errors import Stuck
-from workers.proof import canaries
+from workers.errors import Stuck, Wait
+from workers.proof import canaries, names, pulls
 from workers.proof.block import Block
 from workers.steps import egress_block_test, registry_pivot
 from workers.world import World
 
-from .conftest import LOCAL, NAMESPACE, NODES, Cast, described, order
+from .conftest import LOCAL, NAMESPACE, NEGATIVE, NODES, Cast, described, order
 
 
 async def test_every_node_is_pivoted_and_proven(cast_of: Cast) -> None:
@@ -83,6 +84,32 @@ async def test_a_canary_that_falls_back_upstream_stops_the_waves(cast_of: Cast) 
     with pytest.raises(Stuck, match=r"PullsStillUpstream.*worker-1"):
         await registry_pivot.run(order(), cast_of.world, cast_of.report)
     assert set(cast_of.reports.seen) == {"worker-1"}
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_what_could_not_be_pulled_by_anybody_stops_the_step_before_a_node_is_touched(
+    cast_of: Cast, private: bool
+) -> None:
+    await cast_of.agents(NODES)
+    before = [_registry_files(n) for n in cast_of.place.nodes]
+    host, repository, tag = NEGATIVE
+    upstream = cast_of.place.registries[host]
+    if private:
+        upstream.close(repository)
+    else:
+        upstream.store.untag(repository, tag)
+    verdict = "NegativeNotPublic" if private else "NegativeMissing"
+    with pytest.raises(Stuck, match=rf"{verdict}.*nodes\.upstream_only"):
+        await registry_pivot.run(order(), cast_of.world, cast_of.report)
+    assert [_registry_files(n) for n in cast_of.place.nodes] == before
+
+
+async def test_while_upstream_cannot_be_asked_the_step_waits(cast_of: Cast) -> None:
+    await cast_of.agents(NODES)
+    upstream = cast_of.place.registries["ghcr.io"]
+    upstream.faults.add(Fault(Wrong.STATUS, NEGATIVE[1], times=None, status=503))
+    with pytest.raises(Wait, match=r"UpstreamUnreadable.*worker-1.*503"):
+        await registry_pivot.run(order(), cast_of.world, cast_of.report)
 
 
 class Killed(BaseException):
@@ -177,8 +204,13 @@ async def test_the_block_bites_everywhere_cuts_nothing_and_is_lifted(cast_of: Ca
     assert len(before.upstream) == len(NODES) * 2 * len(canaries.targets(world.sovereign).upstream)
     block = Block(world, 9)
     await block.prepare()
+    resolvers = await names.resolvers(world, NODES, 9)
+    assert resolvers == {RESOLVER}, "the nodes' own, not the cluster's"
+    block.names_at(resolvers)
+    assert RESOLVER in block.words[1], "the evidence says what is left open"
     await block.apply()
     under = await egress_block_test._bites(order(9), world, NODES)
+    await pulls.prove(world, NODES[1:2], 9, "under")
     assert not under.escaped()
     assert not under.cut_off()
     assert place.blocks.current.keys() == set(NODES)

@@ -67,6 +67,7 @@ async def run(order: Order, world: World, report: Report) -> NodesPivoted:
     await logins.look(world, wanted)
     await pods.ensure_namespace(cluster, sovereign.nodes.namespace)
     await pods.sweep(cluster, sovereign.nodes.namespace, order.token)
+    await pulls.negative_exists(world, waves.canary(listed, sovereign.nodes.canary), order.token)
     before = holding(nodes, current(listed, await world.nodes.latest()), digest)
     written, nodes = await waves.pivot(order, world, wanted, report)
     await report(Progress(message=f"proving pulls on {len(nodes)} nodes", percent=60))

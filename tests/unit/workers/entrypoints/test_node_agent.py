@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from schemas.nodes import Mirror, NodePlan, NodeReport, Turn
+from workers.adapters import firewall
 from workers.adapters.cluster import CONFIG_MAP, Cluster
 from workers.adapters.containerd import Containerd, plan_digest
 from workers.adapters.firewall import NodeBlock, ruleset
@@ -256,6 +257,49 @@ async def test_a_block_comes_and_goes_with_its_key(tmp_path: Path) -> None:
     assert wall.block_now == block
     await one.order(ORDER)
     assert wall.block_now is None
+
+
+def ordered(seconds: float) -> dict[str, str]:
+    """A block of a minute that ends so far from now by this node's clock."""
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    return {**ORDER, "block.json": NodeBlock(deny=("0.0.0.0/0",), expires_at=until, lease=60).model_dump_json()}
+
+
+async def test_a_node_whose_clock_is_behind_refuses_a_block_and_says_so(tmp_path: Path) -> None:
+    wall, desk = Wall(), Desk()
+    one = agent(tmp_path, desk, wall)
+    for late in (3660.0, 3675.0):
+        await one.order(ordered(late))
+        assert wall.block_now is None
+    assert [(r.result, "this node's clock, which is behind" in r.message) for r in desk.reports] == [("v2", True)]
+    await one.order(ordered(60))
+    assert wall.block_now is not None
+    await one.order(ORDER)
+    assert [r.message for r in desk.reports[1:]] == [""], "a word of the clock goes when the next order is right"
+
+
+async def test_an_order_that_was_refused_does_not_come_right_by_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall()
+    one = agent(tmp_path, Desk(), wall)
+    await one.order(ordered(90))
+    monkeypatch.setattr(firewall, "CLOCK", 600.0)  # as if half a minute had passed
+    await one.sweep()
+    assert wall.block_now is None
+
+
+async def test_an_order_that_is_over_lifts_what_stood_and_is_told(tmp_path: Path) -> None:
+    wall, desk = standing(), Desk()
+
+    class Real(Wall):
+        async def block(self, block: NodeBlock, now: datetime) -> None:
+            assert not block.remaining(now)
+            await wall.lift()
+
+    await agent(tmp_path, desk, Real()).order(ordered(-3600))
+    assert wall.block_now is None
+    assert "the clock is ahead" in desk.reports[0].message
 
 
 async def test_a_firewall_that_fails_is_tried_again_and_never_stops_the_pivot(tmp_path: Path) -> None:

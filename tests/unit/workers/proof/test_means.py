@@ -103,6 +103,63 @@ async def test_a_cilium_that_denies_nothing_is_no_means_at_all(config: dict[str,
         await chosen(Serving(CILIUM_CLUSTERWIDE_POLICY, NETWORK_POLICY, cilium=config))
 
 
+def cnp(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    spec = {"endpointSelector": {"matchLabels": {"app": "crm"}}, "egress": list(rules)}
+    return {"metadata": {"name": "crm-out", "namespace": "t", **more}, "spec": spec}
+
+
+class WithCilium(Serving):
+    """Cilium is there too, with policies of others."""
+
+    def __init__(self, *policies: dict[str, Any], clusterwide: tuple[dict[str, Any], ...] = (), **more: Any) -> None:
+        kinds = (NETWORK_POLICY, means.cilium.NAMESPACED, CILIUM_CLUSTERWIDE_POLICY)
+        super().__init__(*kinds, **more)
+        self._found = {means.cilium.NAMESPACED: policies, CILIUM_CLUSTERWIDE_POLICY: clusterwide}
+
+    async def list(self, kind: Kind, *_: Any, **__: Any) -> list[Any]:
+        return list(self._found[kind]) if kind in self._found else await super().list(kind)
+
+
+OUT: list[dict[str, Any]] = [
+    {"toEntities": ["cluster", "world"]},
+    {"toEntities": ["all"]},
+    {"toCIDR": ["10.0.0.0/8", "198.51.100.0/24"]},
+    {"toCIDRSet": [{"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}]},
+    {"toCIDRSet": [{"cidrGroupRef": "partners"}]},
+    {"toFQDNs": [{"matchPattern": "*"}]},
+    {"toPorts": [{"ports": [{"port": "443"}]}]},
+]
+STAYS_IN: list[dict[str, Any]] = [
+    {"toEntities": ["cluster", "kube-apiserver"]},
+    {"toCIDR": ["10.1.0.0/16", "203.0.113.9/32"]},
+    {"toEndpoints": [{}], "toPorts": [{"ports": [{"port": "443"}]}]},
+    {},
+]
+
+
+@pytest.mark.parametrize("rule", OUT)
+async def test_network_policies_hold_nothing_where_a_policy_of_ciliums_lets_pods_out(rule: dict[str, Any]) -> None:
+    for there in (WithCilium(cnp(rule)), WithCilium(clusterwide=(cnp(rule),))):
+        with pytest.raises(Stuck, match=r"CannotBlock.*t/crm-out allow egress anyway"):
+            await means.choose(there, ("203.0.113.0/24",), ("network-policy",))  # type: ignore[arg-type]
+
+
+async def test_policies_of_ciliums_that_stay_inside_or_are_ours_or_are_ignored_are_no_way_out() -> None:
+    ours = cnp(OUT[0], labels={means.network_policy.LABEL: "true"})
+    nodes = {"metadata": {"name": "n"}, "spec": {"nodeSelector": {}, "egress": [OUT[0]]}}
+    assert await means.cilium.lets_out(WithCilium(*map(cnp, STAYS_IN), ours), (*PRIVATE, "203.0.113.0/24")) == []  # type: ignore[arg-type]
+    assert await means.cilium.lets_out(WithCilium(clusterwide=(nodes,)), PRIVATE) == []  # type: ignore[arg-type]
+    deaf = WithCilium(clusterwide=(cnp(OUT[0]),), cilium={means.cilium.SWITCH: "false"})
+    assert await means.cilium.lets_out(deaf, PRIVATE) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("there", [WithCilium(cnp(OUT[0])), Serving(NETWORK_POLICY, policies=(ALLOW_EGRESS,))])
+async def test_at_each_renewal_of_network_policies_somebody_elses_is_looked_for_again(there: Any) -> None:
+    with pytest.raises(Stuck, match=r"CannotBlock.*allow egress anyway"):
+        await network_policy.MEANS.objects(there, TERMS)
+    assert len(await network_policy.MEANS.objects(Serving(NETWORK_POLICY), TERMS)) == 1  # type: ignore[arg-type]
+
+
 def test_a_policy_is_wide_only_when_it_reaches_beyond_what_stays_open() -> None:
     def to(*cidrs: str) -> dict[str, Any]:
         rule = {"to": [{"ipBlock": {"cidr": c}} for c in cidrs]}

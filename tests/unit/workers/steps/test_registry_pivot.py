@@ -286,6 +286,78 @@ def test_a_node_that_pulled_what_only_upstream_has_is_named() -> None:
         pulls._check_upstream(seen, [good, leak], "ghcr.io/x:y")
 
 
+IMAGE = "ghcr.io/openova-io/cutover-negative:upstream-only"
+FAILED = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": '
+TOKEN = "https://ghcr.io/token?scope=repository%3Aopenova-io%2Fcutover-negative%3Apull&service=ghcr.io"
+LOCAL = "https://harbor.sovereign.test/v2/proxy-ghcr/openova-io/cutover-negative/manifests/upstream-only?ns=ghcr.io"
+UPSTREAM_SAYS = [
+    f"{FAILED}failed to authorize: failed to fetch anonymous token: unexpected status from GET request to {TOKEN}: "
+    "401 Unauthorized",
+    f"{FAILED}unexpected status from HEAD request to https://ghcr.io/v2/openova-io/x/manifests/1: 403 Forbidden",
+    f'{FAILED}failed to do request: Head "https://ghcr.io/v2/openova-io/x/manifests/1": dial tcp: i/o timeout',
+    f'{FAILED}failed to do request: Head "https://registry-1.docker.io/v2/x/manifests/1": dial tcp: i/o timeout',
+    f"{FAILED}unexpected status from GET request to https://auth.docker.io/token?service=x: 429 Too Many Requests",
+    f"{FAILED}unexpected status from HEAD request to https://HARBOR.openova.io:443/v2/proxy-ghcr/x/manifests/1: 500",
+    f'failed to pull and unpack image "{IMAGE}": no match for platform in manifest: not found',
+    f'Back-off pulling image "{IMAGE}": ErrImagePull: {FAILED}unexpected status from HEAD request to https://ghcr.io/v2/'
+    f"{'x' * 300}: 401",
+]
+"""As containerd and kubelet write it (remotes/docker/{resolver,authorizer}.go, kuberuntime_image.go)."""
+
+
+def upstream_pod(words: str, reason: str = "ErrImagePull") -> dict[str, Any]:
+    return pod({"waiting": {"reason": reason, "message": words}}, "upstream", "n1")
+
+
+@pytest.mark.parametrize("words", UPSTREAM_SAYS)
+def test_a_node_that_was_refused_by_upstream_itself_still_asks_there(words: str) -> None:
+    one = upstream_pod(words)
+    with pytest.raises(Stuck, match=r"PullsStillUpstream.*n1"):
+        pulls._check_upstream({pods.key_of(one): one}, [one], IMAGE, pulls.outside(SOVEREIGN))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{FAILED}{IMAGE}: not found",
+        f"{FAILED}unexpected status from HEAD request to {LOCAL}: 403 Forbidden",
+        f'{FAILED}failed to do request: Head "{LOCAL}": dial tcp: i/o timeout',
+        f"{FAILED}unexpected status from GET request to https://harbor.sovereign.test/service/token?scope=ghcr.io: 401",
+        f"{FAILED}unexpected status from HEAD request to https://notghcr.io/v2/x: 404",
+    ],
+)
+def test_a_refusal_that_names_upstream_only_in_the_reference_or_behind_a_mirrors_ns_is_one(words: str) -> None:
+    one = upstream_pod(words)
+    assert pulls._check_upstream({pods.key_of(one): one}, [one], IMAGE, pulls.outside(SOVEREIGN)).keys() == {"n1"}
+
+
+def test_between_two_tries_a_kubelet_says_nothing_of_who_refused_and_is_asked_on() -> None:
+    one = upstream_pod(f'Back-off pulling image "{IMAGE}"', "ImagePullBackOff")
+    with pytest.raises(Wait, match="NegativePullUndecided"):
+        pulls._check_upstream({pods.key_of(one): one}, [one], IMAGE, pulls.outside(SOVEREIGN))
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        (
+            {"refused": "GET token of ghcr.io: 403"},
+            r"NegativeNotPublic.*make it public, or name .*nodes\.upstream_only",
+        ),
+        ({}, r"NegativeMissing.*nodes\.upstream_only"),
+        ({"trouble": "ClientConnectorError"}, "UpstreamUnreadable.*ClientConnectorError"),
+        (None, "CanarySilent"),
+    ],
+)
+def test_what_upstream_gives_not_to_anybody_proves_nothing_by_being_refused(said: Any, verdict: str) -> None:
+    message = "" if said is None else json.dumps({"image": IMAGE, **said})
+    with pytest.raises((Stuck, Wait), match=verdict):
+        pulls._check_exists(pod({"terminated": {"message": message}}), IMAGE, "n1")
+    if said is not None:
+        good = json.dumps({"image": IMAGE, "digest": "sha256:1"})
+        pulls._check_exists(pod({"terminated": {"message": good}}), IMAGE, "n1")
+
+
 def test_a_negative_pull_that_never_ran_is_not_a_refusal() -> None:
     waiting = pod({}, "upstream", "n1")
     with pytest.raises(Wait, match="NegativePullUndecided"):
