@@ -34,6 +34,7 @@ from workers.adapters.containerd import plan_digest
 from workers.adapters.git import Worktree
 from workers.adapters.oci import CopyPlan, Wanted, What, literal_projects
 from workers.declared.changes import Change, at, holds
+from workers.declared.elsewhere import to_be_patched
 from workers.declared.files import plan_edits
 from workers.declared.repository import root_of
 from workers.errors import Trouble, Wait
@@ -299,6 +300,7 @@ async def _api(world: World, ground: Ground, said: Preview) -> None:
         release = await world.cluster.get(HELM_RELEASE, name, namespace)
     change = catalyst_api_env_patch.plan(world.sovereign, deployment, release)
     target = release if release is not None else deployment
+    to_be_patched(change, target, world.sovereign.field_manager)
     await _change(said, ground, [(change, target)], flux.owner(target, flux.OWNED_BY_KUSTOMIZATION) is not None)
 
 

@@ -28,6 +28,7 @@ from workers.adapters.cluster import (
     name_of,
 )
 from workers.declared.changes import Change, Named, Path, Value, at, holds, merge_patch
+from workers.declared.elsewhere import to_be_patched
 from workers.declared.reconcile import Key, brought
 from workers.declared.repository import cluster_url, owners, push, reconcile
 from workers.errors import Stuck, Wait
@@ -121,6 +122,7 @@ async def run(order: Order, world: World, report: Report) -> CatalystApiPivoted:
     release = await _release(world, deployment)
     change = plan(sovereign, deployment, release)
     target = release if release is not None else deployment
+    to_be_patched(change, target, sovereign.field_manager)
 
     await report(Progress(message="the value is declared", percent=10))
     commit, changes = await _declare(order, world, change, target)

@@ -21,6 +21,7 @@ from workers import flux
 from workers.adapters.cluster import GIT_REPOSITORY, KUSTOMIZATION, SECRET, Object, Seen, key_of
 from workers.declared.changes import Change, Value, holds, merge_patch
 from workers.declared.changes import Path as Field
+from workers.declared.elsewhere import to_be_patched
 from workers.declared.ignored import hides, widened
 from workers.declared.reconcile import Key, applied, brought
 from workers.declared.repository import Repository, cluster_url, push, remote_of
@@ -101,13 +102,10 @@ def plan(source: Object, sovereign: Sovereign, branch: str, paths: Iterable[str]
     ignore = source["spec"].get("ignore")
     if ignore is not None and (hidden := [path for path in paths if hides(ignore, path)]):
         fields["spec", "ignore"] = widened(ignore, hidden)
-    return Change(
-        GIT_REPOSITORY,
-        namespace,
-        name,
-        fields=fields,
-        absent=(*(("spec", "ref", key) for key in REF), ("spec", "proxySecretRef"), *_elsewhere(source)),
-    )
+    absent = (*(("spec", "ref", key) for key in REF), ("spec", "proxySecretRef"), *_elsewhere(source))
+    change = Change(GIT_REPOSITORY, namespace, name, fields, absent)
+    to_be_patched(change, source, sovereign.field_manager)
+    return change
 
 
 def _elsewhere(source: Object) -> tuple[Field, ...]:

@@ -9,6 +9,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +46,7 @@ from workers.world import Order, World
 BEFORE = ("gitea-mirror", "harbor-projects", "harbor-prewarm")
 PIVOTS = ("flux-gitrepository-patch", "helmrepo-patches", "catalyst-api-env-patch")
 FLUX = "flux-system"
+UPSTREAM = "https://github.com/openova-io/openova"
 MOTHERSHIP = ("ghcr.io/openova-io", "harbor.openova.io", "github.com/openova-io")
 
 
@@ -262,3 +264,26 @@ async def test_each_staged_failure_ends_in_the_honest_word_and_healed_the_step_s
         await deaf.heal(it.box)
         healed = cast(CatalystApiPivoted, await until_done(it, PIVOTS[2]))
         assert list(healed.values.values()) == [cluster_url(it.world.sovereign)]
+        await _made_by_another(it)
+
+
+async def _made_by_another(it: Sovereign) -> None:
+    """A copy of the Deployment that another controller makes is left as it is, and the step is not done."""
+    theirs = await it.cluster.get(DEPLOYMENT, "catalyst-api", "catalyst-system")
+    assert theirs is not None
+    template = json.loads(json.dumps(theirs["spec"]["template"]).replace(cluster_url(it.world.sovereign), UPSTREAM))
+    labels = {"app.kubernetes.io/managed-by": "fleet-controller"}
+    meta = {"name": "another", "namespace": "catalyst-system", "labels": labels}
+    spec = {"replicas": 0, "selector": theirs["spec"]["selector"], "template": template}
+    await it.cluster.apply(DEPLOYMENT, {"metadata": meta, "spec": spec})
+    before = await it.cluster.get(DEPLOYMENT, "another", "catalyst-system")
+    api = it.world.sovereign.catalyst_api.model_copy(update={"deployment": "another", "release": "absent"})
+    other = it.world.sovereign.model_copy(update={"catalyst_api": api})
+    was, it.world = it.world, replace(it.world, sovereign=other)
+    with pytest.raises(Stuck, match=r"DeclaredElsewhere.*catalyst-system/another is made by fleet-controller"):
+        await it.run(PIVOTS[2])
+    it.world = was
+    after = await it.cluster.get(DEPLOYMENT, "another", "catalyst-system")
+    assert after is not None
+    assert before is not None
+    assert after["spec"] == before["spec"]

@@ -19,6 +19,7 @@ from workers.adapters.cluster_kinds import (
 )
 from workers.adapters.oci.reference import chart_tag
 from workers.declared.changes import Change, Path
+from workers.declared.elsewhere import to_be_patched
 from workers.errors import Stuck
 from workers.sovereign import Sovereign
 from workers.supply.sources import (
@@ -53,7 +54,10 @@ def plan(
     public: Collection[str],
     releases: Mapping[tuple[str, str], Object],
 ) -> Plan:
-    """What must change so that no source stands upstream. `public` are the projects anyone may read."""
+    """What must change so that no source stands upstream. `public` are the projects anyone may read.
+
+    Raises Stuck where the change cannot be made: by whom the object is made anew.
+    """
     changes: list[tuple[Change, Object]] = []
     foreign: list[str] = []
     unmapped: list[str] = []
@@ -68,7 +72,10 @@ def plan(
             changes.append((_in_values(obj, change, release, releases), releases[release]))
         else:
             changes.append((change, obj))
-    return Plan(tuple(_together(changes)), tuple(foreign), tuple(unmapped))
+    together = _together(changes)
+    for change, obj in together:
+        to_be_patched(change, obj, sovereign.field_manager)
+    return Plan(tuple(together), tuple(foreign), tuple(unmapped))
 
 
 def said_of(obj: Object) -> str:
