@@ -7,6 +7,7 @@ A draft becomes an event when it is sealed behind the event before it: `sequence
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -109,7 +110,7 @@ class Draft:
         return replace(self, sequence=f"{number:012d}", prevhash=prevhash)
 
     def encode(self) -> bytes:
-        """The bytes to store. Raises ValueError when an attribute breaks CloudEvents 1.0."""
+        """The bytes to store. Raises ValueError when an attribute breaks CloudEvents 1.0, or JSON cannot hold it."""
         attributes: dict[str, Any] = {
             "specversion": "1.0",
             "id": self.id,
@@ -124,8 +125,26 @@ class Draft:
             value = getattr(self, name)
             if value is not None:
                 attributes[name] = value
-        event = CloudEvent(attributes, self.data.model_dump(mode="json", exclude_none=True))
-        return _FORMAT.write(event)
+        data = _sayable(self.data.model_dump(mode="json", exclude_none=True))
+        try:
+            return _FORMAT.write(CloudEvent(attributes, data))
+        except BaseCloudEventException as error:
+            raise ValueError(str(error)) from None
+
+
+def _sayable(value: Any) -> Any:
+    """The same in JSON that every reader takes: half a character (a file name that is not UTF-8, as Python holds it)
+    is spelled out, a number that is none is left out."""
+    match value:
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {_sayable(key): _sayable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_sayable(each) for each in value]
+    return value
 
 
 _EXTENSIONS: Final = (

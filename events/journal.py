@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 
 import anyio
+from pydantic import ValidationError
 
-from events.envelope import Draft
+from events.envelope import Draft, Undecodable, data_of, read
 from events.fold import State, evolve, fold
-from events.log import Conflict, Emit, Entry, Keeper
+from events.log import Conflict, Emit, Entry, Keeper, Unreadable
+from schemas.events import StepSucceeded
+from schemas.results import RESULTS
 
 
 class Journal:
@@ -40,12 +43,13 @@ class Journal:
     async def append(self, draft: Draft, then: Emit | None = None, *, if_seq: int | None = None) -> int:
         """Append behind the newest event, with the trigger `then` in one batch; the sequence it got.
 
-        With `if_seq`, only if the journal still ends there. Raises Conflict when someone was faster."""
+        With `if_seq`, only if the journal still ends there. Raises Conflict when someone was faster, Unreadable when
+        the fold would not take the event back."""
         async with self._lock:
             state = self.state
             if if_seq is not None and state.seq != if_seq:
                 raise Conflict(f"the journal is at {state.seq}, decided at {if_seq}")
-            raw = draft.sealed(state.length + 1, state.hash).encode()
+            raw = _readable(draft.sealed(state.length + 1, state.hash))
             seq = await self.keeper.append(raw, id=draft.id, expected=state.seq, then=then)
             self._take(evolve(state, Entry(seq, "", raw)))
             return seq
@@ -77,3 +81,20 @@ class Journal:
         self.moved_at = self._monotonic()
         self._moved.set()
         self._moved = anyio.Event()
+
+
+def _readable(draft: Draft) -> bytes:
+    """Its bytes, when they say again what it says. Raises Unreadable."""
+    try:
+        raw = draft.encode()
+        data = data_of(read(raw))
+        if isinstance(data, StepSucceeded) and data.step in RESULTS:
+            RESULTS[data.step].model_validate(data.result)
+    except Undecodable as error:
+        raise Unreadable(str(error)) from None
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)[:3])
+        raise Unreadable("; ".join(wrong)) from None
+    except (ValueError, TypeError) as error:  # what JSON or CloudEvents cannot hold
+        raise Unreadable(f"{type(error).__name__}: {error}") from None
+    return raw

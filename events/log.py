@@ -33,6 +33,10 @@ class TooLarge(Exception):
     """The message is larger than the keeper takes: it would never land, however often it is tried."""
 
 
+class Unreadable(Exception):
+    """Nobody could read the event back: it is not sent, since it would stand in the log and mean nothing."""
+
+
 class NotPermitted(Exception):
     """The broker refuses this identity; the text names the subject. A person must act."""
 

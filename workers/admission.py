@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -20,7 +21,7 @@ from events.journal import Journal
 from events.log import Conflict, Emit, Entry, LogUnavailable, NotPermitted
 from schemas import events as facts
 from workers.autofire.rule import Rule, armed, arming, disarming, why_not_arm
-from workers.scribe import Scribe
+from workers.scribe import LOGGED, Scribe, clipped
 from workers.verdict import plainest
 
 log = logging.getLogger("cutover.admission")
@@ -48,19 +49,26 @@ async def serve(
     """Take requests, cancels and logins for ever, in their order: a cancel never overtakes the login before it."""
     async for delivery in stream.deliveries(ADMISSION):
         try:
-            await _handle(stream, journal, scribe, delivery, rule, gate)
+            await _serve_one(stream, journal, scribe, delivery, rule, gate)
         except (LogUnavailable, Conflict) as error:
             log.warning("%s; the message will come again", error)
             await delivery.later(AGAIN)
-        except NotPermitted:
-            raise
-        except Exception as error:  # a defect of ours: this message must not keep all those behind it from being served
-            log.exception("message %d on %s cannot be served", delivery.seq, delivery.subject)
-            if delivery.tries < TRIES:
-                await delivery.later(AGAIN)
-                continue
-            why = f"{type(plainest(error)).__name__} in {TRIES} tries: a defect; the log of the worker has more"
-            await _reject(stream, scribe, delivery, "Unservable", why)
+
+
+async def _serve_one(
+    stream: JetStreamLog, journal: Journal, scribe: Scribe, delivery: Delivery, rule: Rule, gate: Gate
+) -> None:  # fmt: skip
+    try:
+        await _handle(stream, journal, scribe, delivery, rule, gate)
+    except (LogUnavailable, Conflict, NotPermitted):
+        raise
+    except Exception as error:  # a defect of ours: this message must not keep all those behind it from being served
+        log.exception("message %d on %s cannot be served", delivery.seq, delivery.subject)
+        if delivery.tries < TRIES:
+            await delivery.later(AGAIN)
+            return
+        why = f"{type(plainest(error)).__name__} in {TRIES} tries: a defect; the log of the worker has more"
+        await _reject(stream, scribe, delivery, "Unservable", why)
 
 
 async def _handle(
@@ -99,6 +107,8 @@ async def _serve(
     match data:
         case facts.Requested():
             refusal = why_not_accept(state, delivery.seq) or why_not_again(state, data)
+            if state.run is not None and state.run.request > delivery.seq and await _taken_up(stream, delivery.seq):
+                refusal = "", "it was taken up before"
             if refusal is None:
                 refusal = await asked(gate, data, delivery)
             if refusal is None:
@@ -124,11 +134,23 @@ def why_not_accept(state: State, seq: int) -> tuple[str, str] | None:
     if state.broken:
         return "LogBroken", f"the log's chain does not hold: {state.broken}; run `cutover verify`"
     run = state.run
-    if run is not None and run.request >= seq:
+    if run is not None and run.request == seq:
         return "", "it was taken up before"
     if run is not None and state.active:
         return "RunActive", f"run {run.id} is active at {run.current or 'its start'}; cancel it, or wait for its end"
+    if run is not None and run.request > seq:
+        return "RunActive", f"run {run.id} was begun by a later message while this one waited; ask again"
     return None
+
+
+async def _taken_up(stream: JetStreamLog, seq: int) -> bool:
+    """Did the request at `seq` begin a run, before the one that is the newest now?"""
+    for entry in await stream.since(seq):
+        with suppress(Undecodable):
+            data = data_of(read(entry.raw))
+            if isinstance(data, facts.Accepted) and data.request == seq:
+                return True
+    return False
 
 
 def why_not_again(state: State, data: facts.Requested) -> tuple[str, str] | None:
@@ -209,7 +231,7 @@ async def _cancel(
 
 
 async def _reject(stream: JetStreamLog, scribe: Scribe, delivery: Delivery, reason: str, message: str) -> None:
-    log.warning("rejected %s at %s: %s: %s", delivery.subject, delivery.seq, reason, message)
+    log.warning("rejected %s at %s: %s: %s", delivery.subject, delivery.seq, reason, clipped(message, LOGGED))
     await stream.publish(scribe.rejected(delivery, reason, message))
     await delivery.settle()
 

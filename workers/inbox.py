@@ -10,7 +10,7 @@ import anyio
 from events import subjects
 from events.envelope import Draft, Undecodable, admit
 from events.jetstream import JetStreamLog
-from events.log import Emit, Entry
+from events.log import Entry
 from schemas.nodes import NodeReport
 
 
@@ -66,4 +66,5 @@ async def publish_report(stream: JetStreamLog, fqdn: str, report: NodeReport) ->
         id=f"{report.node}.{report.digest}.{at.isoformat()}", source=f"//{fqdn}/node/{report.node}", data=report,
         subject=report.node, time=datetime.now(UTC),
     )  # fmt: skip
-    return await stream.publish(Emit(subjects.node(report.node), draft))
+    # Not `publish`: an agent may not read the stream.
+    return await stream.publish_raw(subjects.node(report.node), draft.encode(), draft.id)

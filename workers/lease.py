@@ -17,7 +17,7 @@ from events.envelope import Draft
 from events.fold import State
 from events.jetstream import Delivery
 from events.journal import Journal
-from events.log import Conflict, LogUnavailable
+from events.log import Conflict, LogUnavailable, TooLarge, Unreadable
 from schemas.events import StepProgress
 from schemas.progress import Progress
 
@@ -33,12 +33,12 @@ class Lease:
     """The claim of one attempt. `keep` renews it until cancelled; `report` is what the step calls."""
 
     def __init__(self, journal: Journal, draft: Callable[[StepProgress], Draft], *, run: str, step: str,
-                 worker: str, token: int, seconds: float, delivery: Delivery) -> None:  # fmt: skip
+                 worker: str, token: int, seconds: float, delivery: Delivery, sent: float) -> None:  # fmt: skip
         self.token = token
         self.lost: str | None = None
         self._journal, self._draft, self._delivery = journal, draft, delivery
         self._run, self._step, self._worker, self._seconds = run, step, worker, seconds
-        self._confirmed = time.monotonic()
+        self._confirmed = sent  # others count from when the claim landed, which was later
         self._latest = Progress(message="started")
         self._news = anyio.Event()
 
@@ -71,6 +71,9 @@ class Lease:
             except Conflict:
                 self._still_ours(await self._journal.refresh())
                 continue
+            except (TooLarge, Unreadable):
+                self._latest = Progress(message="what the step reports cannot be written down")
+                continue
             except LogUnavailable:
                 await anyio.sleep(0.2)  # the clock beside us decides how long this may go on
                 continue
@@ -89,11 +92,19 @@ class Lease:
             state = await self._journal.moved(state.seq)
         self._stop(scope, why)
 
+    def in_time(self) -> None:
+        """May the work begin? Raises Fenced when the claim was answered so late that others may take over soon."""
+        if self._left() <= 0:
+            raise Fenced(f"the claim was answered {time.monotonic() - self._confirmed:.1f} s after it was sent")
+
+    def _left(self) -> float:
+        """Seconds until we stop ourselves unless a renewal is confirmed."""
+        return self._confirmed + self._seconds * 2 / 3 - time.monotonic()
+
     async def _watch_the_clock(self, scope: anyio.CancelScope) -> None:
-        limit = self._seconds * 2 / 3
-        while (left := self._confirmed + limit - time.monotonic()) > 0:  # noqa: ASYNC110  it moves on
+        while (left := self._left()) > 0:  # noqa: ASYNC110  it moves on
             await anyio.sleep(left)
-        self._stop(scope, f"no renewal was confirmed for {limit:.0f} s")
+        self._stop(scope, f"no renewal was confirmed for {self._seconds * 2 / 3:.0f} s")
 
     def _stop(self, scope: anyio.CancelScope, why: str) -> None:
         self.lost = self.lost or why

@@ -10,6 +10,8 @@ A crash anywhere means the same trigger again, the same ids, the same facts.
 from __future__ import annotations
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,20 +26,21 @@ from events.flow import Step
 from events.fold import Run, State, StepState
 from events.jetstream import Delivery, JetStreamLog, step_durable
 from events.journal import Journal
-from events.log import Conflict, Emit, LogUnavailable, NotPermitted, TooLarge
+from events.log import Conflict, Emit, LogUnavailable, NotPermitted, TooLarge, Unreadable
 from schemas import events as facts
 from schemas.results import StepResult
 from workers import decision as decisions
-from workers.admission import Gate, accept, asked, open_to_all
+from workers.admission import TRIES, Gate, accept, asked, open_to_all
 from workers.bearing import BEARING, Bearing, trace_of
 from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble, Wait
 from workers.lease import Fenced, Lease, lost
-from workers.scribe import Scribe
+from workers.scribe import LOGGED, Scribe, clipped
 from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
 from workers.world import Order, Report
 
 log = logging.getLogger("cutover.pool")
+LONGEST = 30.0  # seconds until a trigger that our code fell over comes again, at most
 FIRST_LOOK = 60.0  # seconds for the audit that begins a run
 
 Work = Callable[[Order, Report], Awaitable[StepResult]]
@@ -56,6 +59,8 @@ class Claim:
     attempt: int
     token: int
     delivery: Delivery
+    sent: float
+    """Monotonic time when it was asked for: the lease counts from then, whenever the answer came."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,30 @@ class Pool:
                 tasks.start_soon(self._serve_step, flow.BY_SLUG[slug])
 
     async def _serve_step(self, step: Step) -> None:
+        fallen: Counter[int] = Counter()
         async for delivery in self.stream.deliveries(step_durable(step.number)):
             try:
-                await self.handle(step, delivery)
+                await self._serve_one(step, delivery, fallen)
             except (LogUnavailable, Conflict, Trouble) as error:
                 log.warning("%s: %s; the trigger will come again", step.slug, error)
                 await delivery.later(1.0)
-            except (NotPermitted, ExceptionGroup):
-                raise
-            except Exception:  # a defect of ours, and of this step's trigger only: the other steps go on
-                log.exception("%s: trigger %d cannot be served; it will come again", step.slug, delivery.seq)
-                await delivery.later(min(2.0**delivery.tries, 30.0))
+
+    async def _serve_one(self, step: Step, delivery: Delivery, fallen: Counter[int]) -> None:
+        """What our code falls over comes again; what no attempt ever served must not for ever stand before the rest."""
+        try:
+            await self.handle(step, delivery)
+        except (LogUnavailable, Conflict, Trouble, NotPermitted, ExceptionGroup):
+            raise
+        except Exception as error:  # a defect of ours, and of this step's trigger only: the other steps go on
+            log.exception("%s: trigger %d cannot be served", step.slug, delivery.seq)
+            fallen[delivery.seq] += 1
+            run = self.journal.state.run
+            under_way = run is not None and run.step(step.slug).trigger == delivery.seq
+            if under_way or fallen[delivery.seq] < TRIES:
+                await delivery.later(min(2.0 ** fallen[delivery.seq], LONGEST))
+                return
+            why = f"{type(error).__name__} in {TRIES} tries: a defect; the log of the worker has more"
+            await self._refuse(delivery, Refuse("Unservable", why))
 
     async def handle(self, step: Step, delivery: Delivery) -> None:
         """One delivery, to its end: settled, or left to come again."""
@@ -172,7 +190,8 @@ class Pool:
             await self.journal.moved(state.seq)
 
     async def _refuse(self, delivery: Delivery, refusal: Refuse) -> None:
-        log.warning("rejected %s at %s: %s: %s", delivery.subject, delivery.seq, refusal.reason, refusal.message)
+        why = clipped(refusal.message, LOGGED)
+        log.warning("rejected %s at %s: %s: %s", delivery.subject, delivery.seq, refusal.reason, why)
         await self.stream.publish(self.scribe.rejected(delivery, refusal.reason, refusal.message))
         await delivery.settle()
 
@@ -184,8 +203,9 @@ class Pool:
             step=step.slug, worker=self.scribe.worker, trigger=delivery.seq, after=trigger.after,
             lease_seconds=self.lease_seconds,
         )  # fmt: skip
+        sent = time.monotonic()
         token = await self.journal.append(self.scribe.step(do.run, do.attempt, started), if_seq=state.seq)
-        claim = Claim(do.run, step, do.attempt, token, delivery)
+        claim = Claim(do.run, step, do.attempt, token, delivery, sent)
         bearing = BEARING.set(Bearing(do.run.id, step.slug, do.attempt, trace_of(do.run.traceparent)))
         log.info("%s: attempt %d of run %s, token %d", step.slug, do.attempt, do.run.id, token)
         try:
@@ -202,8 +222,9 @@ class Pool:
         lease = Lease(
             self.journal, lambda data: self.scribe.progress(run, claim.attempt, data, self.journal.state.length),
             run=run.id, step=slug, worker=self.scribe.worker, token=claim.token, seconds=self.lease_seconds,
-            delivery=claim.delivery,
+            delivery=claim.delivery, sent=claim.sent,
         )  # fmt: skip
+        lease.in_time()
         outcome: Outcome | None = None
         order = Order(run.id, slug, claim.attempt, claim.token, run.started_at, _results(run, claim.step))
         with anyio.CancelScope() as scope:
@@ -283,11 +304,8 @@ class Pool:
             emit = self.scribe.trigger(claim.run, following, claim.token)
         try:
             await self._append_ours(claim, self._fact(claim, outcome), emit)
-        except TooLarge as error:  # it would never land: to try again would do the step again for ever
-            outcome, emit = (
-                GiveUp("ResultTooLarge", f"what the step found does not fit into one message: {error}"),
-                None,
-            )
+        except (TooLarge, Unreadable) as error:  # it would never land: to try again would do the step again for ever
+            outcome, emit = _unsayable(error), None
             await self._append_ours(claim, self._fact(claim, outcome), None)
         if isinstance(outcome, Retry):
             await claim.delivery.later(min(outcome.after, self.limits.longest))
@@ -381,6 +399,13 @@ async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
     except* Fenced as group:
         lease.lost = str(group.exceptions[0])
         scope.cancel()
+
+
+def _unsayable(error: TooLarge | Unreadable) -> GiveUp:
+    """A step whose outcome cannot be written down has failed: what nobody can read is no evidence."""
+    if isinstance(error, TooLarge):
+        return GiveUp("ResultTooLarge", f"what the step found does not fit into one message: {error}")
+    return GiveUp("ResultUnreadable", f"what the step found could not be read back, so it was not written: {error}")
 
 
 def tied(found: facts.Audited) -> list[str]:

@@ -26,6 +26,7 @@ _KEPT = 64 * 1024  # bytes of a rejected message
 _LONGEST: Final = 4000
 """Characters of one text in an event. What a person has to read is at its start, and the picture of the log is a
 ConfigMap, which holds 1 MiB in all."""
+LOGGED: Final = 500  # characters of a stranger's words in our own log
 _NAME: Final = 300  # characters of who somebody is
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -83,7 +84,8 @@ class Scribe:
     def rejected(self, delivery: Delivery, reason: str, message: str) -> Emit:
         """A message that was not acted upon, with its bytes: once for each reason, whoever gives it."""
         data = facts.Rejected(
-            subject=delivery.subject, sequence=delivery.seq, reason=reason, message=self.redact(message),
+            subject=clipped(delivery.subject), sequence=delivery.seq, reason=reason,
+            message=clipped(self.redact(message)),
             original_base64=base64.b64encode(delivery.raw[:_KEPT]).decode(),
         )  # fmt: skip
         id = f"rejected.{delivery.seq}.{reason}"

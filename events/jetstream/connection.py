@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import anyio
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from events.jetstream.ears import Ears
 from events.jetstream.settings import Broker, login
 from events.jetstream.wire import RETRY, Refused, answer, words
 from events.log import LogUnavailable, NotPermitted
@@ -21,7 +21,7 @@ from events.log import LogUnavailable, NotPermitted
 class Connection:
     """One client of one broker. Everybody who waits for it is woken when it comes back, or refuses something."""
 
-    def __init__(self, client: Client, broker: Broker) -> None:
+    def __init__(self, client: Ears, broker: Broker) -> None:
         self.client = client
         self.broker = broker
         self.js = client.jetstream(timeout=2)
@@ -35,7 +35,7 @@ class Connection:
         cls, broker: Broker, *, patient: bool = False, say: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Self]:
         """Connected. Raises LogUnavailable when the broker does not answer, unless `patient`."""
-        client = Client()
+        client = Ears()
         log = cls(client, broker)
         while True:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import anyio
@@ -18,7 +18,9 @@ from events.subjects import JOURNAL
 
 DUPLICATE: Final = 10201
 CONFLICTS: Final = frozenset({10071, 10164, DUPLICATE})
-"""Wrong last sequence; the same on three replicas while another append is in flight; a duplicate inside a batch."""
+"""Wrong last sequence; the same on three replicas while another append is in flight; an id that is there already."""
+PASSING: Final = frozenset({10176})
+"""The batch was not whole: its first half went down with a connection. As 503, it says nothing of the next try."""
 FULL: Final = 10077
 TOO_LARGE: Final = 10054
 
@@ -30,16 +32,18 @@ class JetStreamLog(Reader, Maker):
         """Compare-and-set append, retried until the broker's answer is known or the budget is used up."""
         deadline = time.monotonic() + self.broker.budget
         asked = (JOURNAL, *([then.subject] if then else []))
-        pause = 0.05
+        pause, mark = 0.05, ""
         while True:
             try:
-                return await self._append_once(raw, id, expected, then)
+                return await self._append_once(raw, id, expected, then, mark)
             except nats.errors.MaxPayloadError:
                 raise self._too_large(raw) from None
             except Refused as refusal:
                 if self._refused(*asked):  # of a batch the first half: the second is then refused for another reason
                     raise NotPermitted(str(self.denied)) from None
-                if refusal.code not in CONFLICTS:
+                if refusal.code in (FULL, TOO_LARGE) or not (
+                    refusal.code in CONFLICTS | PASSING or refusal.status == 503
+                ):
                     raise self._why(refusal, raw) from None
                 trouble: Exception = refusal
             except RETRY as error:
@@ -49,29 +53,31 @@ class JetStreamLog(Reader, Maker):
             found = await self._landed(raw, expected, deadline)
             if found is not None:
                 return found
+            if isinstance(trouble, Refused) and trouble.code == DUPLICATE:
+                # Nothing stands in the journal above `expected`, so a stranger has the id, on whatever subject. What
+                # keeps ours from landing twice is the compare-and-set: it needs no id.
+                mark = f".{uuid4().hex}"
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"append not confirmed in {self.broker.budget:.0f} s: {words(trouble)}")
             await anyio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    async def _append_once(self, raw: bytes, id: str, expected: int, then: Emit | None) -> int:
+    async def _append_once(self, raw: bytes, id: str, expected: int, then: Emit | None, mark: str) -> int:
         headers = {
-            "Nats-Msg-Id": id,
+            "Nats-Msg-Id": id + mark,
             "Nats-Expected-Last-Subject-Sequence": str(expected),
             "content-type": CONTENT_TYPE,
         }
         if then is None:
             reply = await self._publish(JOURNAL, raw, headers)
             seq = int(reply["seq"])
-            if seq <= expected:  # the broker took it for a repeat of an event from long ago
-                raise ValueError(f"event id {id} stands in the log already, at {seq}")
-            if reply.get("duplicate"):  # by us, before an answer was lost, or by someone else
-                raise Refused({"err_code": DUPLICATE, "description": f"event id {id} is there already"})
+            if reply.get("duplicate") or seq <= expected:  # by us, before an answer was lost, or by someone else
+                raise Refused({"err_code": DUPLICATE, "description": f"event id {id} is there already, at {seq}"})
             return seq
         batch = uuid4().hex
         await self.client.publish(JOURNAL, raw, headers={**headers, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": "1"})
         closing = {
-            "Nats-Msg-Id": then.draft.id,
+            "Nats-Msg-Id": then.draft.id + mark,
             "content-type": CONTENT_TYPE,
             "Nats-Batch-Id": batch,
             "Nats-Batch-Sequence": "2",
@@ -111,16 +117,29 @@ class JetStreamLog(Reader, Maker):
         return TooLarge(f"{len(raw)} bytes; the broker takes {self.client.max_payload} in one message (max_payload)")
 
     async def publish(self, message: Emit) -> int:
-        """Publish beside the journal; idempotent by the draft's id. Raises LogUnavailable."""
-        return await self.publish_raw(message.subject, message.draft.encode(), message.draft.id)
+        """Publish beside the journal; idempotent by its id, though a stranger took that. Raises LogUnavailable."""
+        raw, id = message.draft.encode(), message.draft.id
+        reply = await self._publish_known(message.subject, raw, id)
+        if reply.get("duplicate") and not await self._stands(int(reply["seq"]), message.subject):
+            reply = await self._publish_known(message.subject, raw, f"{id}.{uuid4().hex}")
+        return int(reply["seq"])
+
+    async def _stands(self, seq: int, subject: str) -> bool:
+        """Is the message at `seq` on this subject? Who may publish there is granted by subject."""
+        found = await self._api(f"STREAM.MSG.GET.{self.broker.stream}", {"seq": seq}, missing=404)
+        return found is not None and bool(found["message"]["subject"] == subject)
 
     async def publish_raw(self, subject: str, raw: bytes, id: str | None = None) -> int:
         """Publish bytes as they are, retried within the budget."""
+        return int((await self._publish_known(subject, raw, id))["seq"])
+
+    async def _publish_known(self, subject: str, raw: bytes, id: str | None) -> dict[str, Any]:
+        """The broker's answer, asked again within the budget when there is an id to know it by."""
         headers = {"content-type": CONTENT_TYPE, **({"Nats-Msg-Id": id} if id else {})}
         deadline = time.monotonic() + self.broker.budget
         while True:
             try:
-                return int((await self._publish(subject, raw, headers))["seq"])
+                return await self._publish(subject, raw, headers)
             except nats.errors.MaxPayloadError:
                 raise self._too_large(raw) from None
             except Refused as refusal:

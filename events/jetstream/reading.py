@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import anyio
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from events.jetstream.connection import Connection
 from events.jetstream.delivery import Delivery
+from events.jetstream.ears import Ears
 from events.jetstream.settings import Broker
 from events.jetstream.shape import LogReplaced
 from events.jetstream.wire import RETRY, standing, stored, words
@@ -33,7 +33,7 @@ PATIENCE: Final = 30.0  # seconds of one long pull; a reconnect ends it early
 class Reader(Connection):
     """Reads one stream, and knows it again."""
 
-    def __init__(self, client: Client, broker: Broker) -> None:
+    def __init__(self, client: Ears, broker: Broker) -> None:
         super().__init__(client, broker)
         self._born: str | None = None
         self._behind_since: float | None = None
@@ -178,11 +178,12 @@ class Reader(Connection):
                     if not arrived:
                         raise ConnectionError("the broker restarted")
                 msg = arrived.popleft()
-                if status := (msg.headers or {}).get("Status"):
+                said = msg.headers or {}  # by the broker: a stored message has none here
+                if status := said.get("Status"):
                     if status == "408":  # expired: ask again
                         left = 0
                         continue
-                    raise nats.js.errors.APIError.from_msg(msg)
+                    raise nats.js.errors.APIError(code=int(status), description=said.get("Description"))
                 left -= 1
                 yield msg
         finally:

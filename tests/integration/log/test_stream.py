@@ -29,9 +29,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 async def test_a_drifted_stream_is_refused_with_the_difference(bench: Bench) -> None:
     config = (await bench.stream.js.stream_info("CATALYST_CUTOVER")).config
-    config.max_bytes = 4096
+    config.max_bytes = 1 << 31  # one that is smaller than it must be is made larger
     await bench.stream.js.update_stream(config)
-    with pytest.raises(StreamDrift, match="max_bytes is 4096, must be 1073741824"):
+    with pytest.raises(StreamDrift, match="max_bytes is 2147483648, must be 1073741824"):
         await bench.stream.ensure()
 
 
