@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workers.hosts import canonical, hub
 from workers.sovereign import Sovereign
 
 Object = Mapping[str, Any]
@@ -70,7 +71,8 @@ class Names:
 
     def foreign_registry(self, host: str) -> bool:
         """True for a registry that stands upstream: the mothership's own, or one that a project replaces."""
-        return host in self.upstreams or (_under(host, self.domains) and not _under(host, self.local))
+        name = canonical(host)
+        return bool({host, name} & {*self.upstreams}) or (_under(name, self.domains) and not _under(name, self.local))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def with_auths(secret: Object, auths: Mapping[str, Any]) -> str:
 def host_of(entry: str) -> str:
     """A registry entry's host: people write `https://index.docker.io/v1/` for docker.io."""
     host = re.sub(r"^\w+://", "", entry).split("/")[0]
-    return "docker.io" if host in ("index.docker.io", "registry-1.docker.io") else host
+    return hub(host)
 
 
 def _under(host: str, domains: tuple[str, ...]) -> bool:

@@ -22,6 +22,7 @@ from workers.adapters.cluster import (
     Kind,
 )
 from workers.adapters.oci import What, chart_tag
+from workers.hosts import canonical_address
 from workers.needs.need import Need, Needs, Object
 from workers.needs.spellings import lines, spelled
 
@@ -178,7 +179,7 @@ def _fetched(
     else:
         if not _exact(wanted):
             yield f"{reason}: chart version {wanted!r} is a range, not a pin; it is left out"
-        base = str(_spec(repository)["url"]).removeprefix("oci://").rstrip("/")
+        base = canonical_address(str(_spec(repository)["url"]).removeprefix("oci://").rstrip("/"))
         values = _spec(release or {}).get("values") or {}
         for version in dict.fromkeys(v for v in (wanted, runs) if _exact(v)):
             why = reason if version == wanted else f"{reason}, deployed"
@@ -201,7 +202,7 @@ def _exact(version: str) -> bool:
 def _oci_repository(obj: Object, reason: str) -> Iterator[Need | str]:
     spec = _spec(obj)
     ref = spec.get("ref") or {}
-    base = str(spec.get("url", "")).removeprefix("oci://").rstrip("/")
+    base = canonical_address(str(spec.get("url", "")).removeprefix("oci://").rstrip("/"))
     if ref.get("digest"):  # before a range, and a range before a tag (source-controller, OCIRepositoryRef)
         yield Need(What.CHART, f"{base}@{ref['digest']}", reason)
     elif ref.get("semver"):

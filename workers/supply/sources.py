@@ -13,6 +13,7 @@ from workers.adapters.cluster_kinds import (
     Kind,
     Object,
 )
+from workers.hosts import canonical, canonical_address
 from workers.sovereign import Sovereign
 
 REPOSITORIES = (HELM_REPOSITORY, OCI_REPOSITORY)
@@ -32,18 +33,20 @@ def address(obj: Object) -> str:
 def local_address(said: str, sovereign: Sovereign) -> str | None:
     """`oci://ghcr.io/openova-io/x` -> `harbor.<fqdn>/openova-io/x`; None for what is not upstream's.
 
-    Charts of the mothership have a project of their own; everything else goes by its host's project.
+    Charts of the mothership have a project of their own; everything else goes by its host's project, however the host
+    is spelled.
     """
     scheme, bare = split(said)
+    scheme, bare = scheme.lower(), canonical_address(bare, scheme)
     harbor, ship = sovereign.harbor.host, sovereign.mothership
     prefix = ship.chart_prefix.rstrip("/")
     if scheme and (bare == prefix or bare.startswith(prefix + "/")):
         return f"{harbor}/{ship.chart_project}{bare[len(prefix) :]}"
     host, _, path = bare.partition("/")
-    if host == ship.registry and path:
+    if host in (ship.registry, canonical(ship.registry)) and path:
         # The mothership's Harbor holds projects of the same names (docs: harbor.openova.io/proxy-*).
         return f"{harbor}/{path}"
-    project = sovereign.project_of(host)
+    project = sovereign.project_of(host) or sovereign.project_of(host_asked(said))
     # Plain chart repositories of upstream hosts (https) have no OCI path to map.
     if project is None or not path or (scheme and scheme != "oci"):
         return None

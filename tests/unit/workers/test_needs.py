@@ -129,6 +129,15 @@ def test_a_chart_that_a_release_takes_from_a_helm_chart_by_hand_is_needed_with_t
     assert "HelmChart f/c, which is read in Git only" in notice
 
 
+@pytest.mark.parametrize("host", ["GHCR.io", "ghcr.io:443"])
+def test_a_chart_is_copied_from_its_upstream_however_the_host_is_spelled(host: str) -> None:
+    hub = {**HUB, "spec": {"url": f"oci://{host}/charts"}}
+    spec = {"url": f"oci://{host}/c/p", "ref": {"tag": "1"}}
+    source = {"kind": "OCIRepository", "metadata": {"name": "o"}, "spec": spec}
+    found, _ = listing(SOVEREIGN, needs_of([hub, HAND_MADE, source], "Git").found)
+    assert {str(f.reference) for f in found} == {"ghcr.io/charts/redis:20.1.0", "ghcr.io/c/p:1"}
+
+
 def test_k3ss_own_kind_of_helm_chart_is_another() -> None:
     spec = {"chart": "traefik", "repo": "https://x", "set": {"image": "ghcr.io/a/b:1"}}
     assert {n.what for n in needs_of([{"kind": "HelmChart", "spec": spec}], "Git").found} == {What.IMAGE}

@@ -53,6 +53,23 @@ def test_a_sovereign_below_the_mothership_s_own_domain_is_not_a_tether_to_itself
     assert near.in_text("https://harbor.openova.io/v2/") == "harbor.openova.io"
 
 
+@pytest.mark.parametrize(
+    ("host", "upstream"),
+    [
+        ("ghcr.io", True),
+        ("GHCR.io:443", True),
+        ("index.docker.io", True),
+        ("registry-1.docker.io:443", True),
+        ("Harbor.openova.io", True),
+        ("ghcr.io:5000", False),
+        ("harbor.sov.test", False),
+        ("registry.customer.lan", False),
+    ],
+)
+def test_a_registry_stands_upstream_however_its_host_is_spelled(host: str, upstream: bool) -> None:
+    assert names().foreign_registry(host) is upstream
+
+
 def deployment(**container: Any) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",

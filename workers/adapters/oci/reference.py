@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from workers.hosts import HUB, hub
+
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d+)?")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_HUB = "docker.io"
-_ALIASES = {"index.docker.io": _HUB, "registry-1.docker.io": _HUB}
 
 
 class BadReference(ValueError):
@@ -35,7 +35,7 @@ class Reference:
             raise BadReference(f"{text!r}: not a sha256 digest")
         host, repository = _split_host(name)
         repository, tag = _split_tag(repository)
-        if host == _HUB and "/" not in repository:
+        if host == HUB and "/" not in repository:
             repository = f"library/{repository}"
         if not _HOST.fullmatch(host) or not _REPOSITORY.fullmatch(repository):
             raise BadReference(f"{text!r}: not an image reference")
@@ -60,8 +60,8 @@ class Reference:
 def _split_host(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     named = slash and ("." in first or ":" in first or first == "localhost")
-    host, repository = (first, rest) if named else (_HUB, name)
-    return _ALIASES.get(host, host), repository
+    host, repository = (first, rest) if named else (HUB, name)
+    return hub(host), repository
 
 
 def _split_tag(repository: str) -> tuple[str, str | None]:

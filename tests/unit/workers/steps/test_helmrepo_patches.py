@@ -61,6 +61,14 @@ def planned(obj: dict[str, Any], of: Sovereign | None = None, public: tuple[str,
         ("xpkg.upbound.io/crossplane-contrib/p:v1", f"{HOST}/proxy-xpkg/crossplane-contrib/p:v1"),
         ("crossplane-contrib/p:v1", f"{HOST}/proxy-xpkg/crossplane-contrib/p:v1"),
         ("harbor.openova.io/proxy-ghcr/a/b:1", f"{HOST}/proxy-ghcr/a/b:1"),
+        ("oci://GHCR.io/openova-io", f"{HOST}/openova-io"),
+        ("oci://ghcr.io:443/openova-io", f"{HOST}/openova-io"),
+        ("oci://registry-1.docker.io/bitnamicharts", f"{HOST}/proxy-docker/bitnamicharts"),
+        ("oci://index.docker.io/x", f"{HOST}/proxy-docker/x"),
+        ("registry-1.docker.io:443/a/b:1", f"{HOST}/proxy-docker/a/b:1"),
+        ("oci://HARBOR.openova.io:443/proxy-ghcr/a", f"{HOST}/proxy-ghcr/a"),
+        ("oci://ghcr.io:5000/openova-io", None),
+        ("http://ghcr.io:443/openova-io", None),
         ("oci://harbor.sov.test/openova-io", None),
         ("https://charts.loft.sh", None),
         ("https://quay.io/charts", None),
@@ -108,6 +116,11 @@ def test_sources_of_third_parties_are_left_alone_and_named() -> None:
     assert found.changes == ()
     assert found.foreign == ("HelmRepository flux-system/bp-x (charts.loft.sh)",)
     assert plan([helm(f"oci://{HOST}/openova-io")], sovereign(), public=(), releases={}).foreign == ()
+
+
+def test_a_source_of_docker_hub_is_moved_whichever_of_its_names_it_says() -> None:
+    for url in ("oci://registry-1.docker.io/bitnamicharts", "oci://docker.io/bitnamicharts"):
+        assert planned(helm(url)).fields["spec", "url"] == f"oci://{HOST}/proxy-docker/bitnamicharts"
 
 
 def test_a_rendered_source_is_changed_in_the_values_that_render_it() -> None:
