@@ -36,7 +36,7 @@ from workers.adapters.oci import CopyPlan, Wanted, What, literal_projects
 from workers.declared.changes import Change, at, holds
 from workers.declared.elsewhere import to_be_patched
 from workers.declared.files import plan_edits
-from workers.declared.repository import root_of
+from workers.declared.repository import branch_of, root_of
 from workers.errors import Trouble, Wait
 from workers.node_log import current
 from workers.proof import declared
@@ -249,7 +249,7 @@ async def _source(world: World, ground: Ground, said: Preview) -> None:
     if source is None:
         said.trouble.append(f"SourceAbsent: there is no GitRepository {'/'.join(where)}")
         return
-    branch = flux_gitrepository_patch.branch_of(source) or sovereign.upstream_git.branch
+    branch = branch_of(source) or sovereign.upstream_git.branch
     mine = [k for k in ground.kustomizations if flux.source_of(k) == where]
     paths = flux_gitrepository_patch.reaching(sovereign, mine)
     change = flux_gitrepository_patch.plan(source, sovereign, branch, paths)

@@ -6,7 +6,18 @@ from typing import Any
 
 import yaml
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_VALUE = "tag:yaml.org,2002:value"
+
+
+def loader(base: Any) -> Any:
+    """A safe loader that takes a bare `=` for the text it is, as everybody but PyYAML does (`matchType: =`)."""
+    known = base.yaml_implicit_resolvers.items()
+    kept = {first: [pair for pair in pairs if pair[0] != _VALUE] for first, pairs in known}
+    return type(base.__name__, (base,), {"yaml_implicit_resolvers": kept})
+
+
+EXACT: Any = loader(yaml.SafeLoader)
+QUICK: Any = loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class NotYaml(ValueError):
@@ -16,6 +27,6 @@ class NotYaml(ValueError):
 def parsed(text: str) -> list[Any]:
     """Every document of a stream. Raises NotYaml, in one line."""
     try:
-        return list(yaml.load_all(text, Loader=_LOADER))
+        return list(yaml.load_all(text, Loader=QUICK))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotYaml(" ".join(str(error).split())[:200]) from error

@@ -144,8 +144,8 @@ def edited(text: str, changes: Iterable[tuple[Spot, Change]]) -> str:
         for path, value in change.fields.items():
             if at(obj, path) == value:
                 continue
-            # The editor writes strings; any other value is spelled in place of a word.
-            word = value if isinstance(value, str) else f"cutoverValue{len(words)}"
+            # The editor writes strings; any other value is spelled in place of a word, none of which begins another.
+            word = value if isinstance(value, str) else f"cutoverValue{len(words)}."
             if not isinstance(value, str):
                 words[word] = json.dumps(value)
             edits.append(Edit(document, (*inside, *plain(obj, path)), word))

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from workers.adapters.cluster import Cluster
 
 
+HEADS = "refs/heads/"
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """What Flux follows: a GitRepository, its branch, and the Kustomizations that apply it."""
@@ -78,12 +81,29 @@ def remote_of(sovereign: Sovereign, url: str) -> Remote:
     return Remote(url=wire, username=gitea.login.username, password=gitea.login.password())
 
 
+def branch_of(source: Object) -> str | None:
+    """The branch that a GitRepository follows; None when it is pinned to a tag, a range or a commit."""
+    ref = (source.get("spec") or {}).get("ref") or {}
+    if any(ref.get(key) for key in ("commit", "semver", "tag")):
+        return None
+    if name := str(ref.get("name") or ""):
+        return name.removeprefix(HEADS) if name.startswith(HEADS) else None
+    return str(ref.get("branch") or "master")
+
+
 async def repository(cluster: Cluster, key: Key, kustomizations: Iterable[Object]) -> Repository:
-    """The GitRepository of that name and the Kustomizations that follow it. Raises Stuck when it is absent."""
+    """The GitRepository of that name and the Kustomizations that follow it.
+
+    Raises Stuck when it is absent, or follows no branch: Flux would not see a commit that is made to one.
+    """
     found = await cluster.get(GIT_REPOSITORY, key[1], key[0])
     if found is None:
         raise Stuck("SourceAbsent", f"there is no GitRepository {'/'.join(key)}; check flux.git_repository")
-    branch = str((found["spec"].get("ref") or {}).get("branch") or "master")
+    branch = branch_of(found)
+    if branch is None:
+        ref = ", ".join(f"{k} {v}" for k, v in (found["spec"].get("ref") or {}).items())
+        message = f"GitRepository {'/'.join(key)} is pinned ({ref}), so no commit to a branch would reach Flux"
+        raise Stuck("SourcePinned", f"{message}; let it follow a branch, then run the step again")
     mine = tuple(k for k in kustomizations if flux.source_of(k) == key)
     return Repository(key, str(found["spec"]["url"]), branch, mine)
 

@@ -24,7 +24,7 @@ from workers.declared.changes import Path as Field
 from workers.declared.elsewhere import to_be_patched
 from workers.declared.ignored import hides, widened
 from workers.declared.reconcile import Key, applied, brought
-from workers.declared.repository import Repository, cluster_url, push, remote_of
+from workers.declared.repository import HEADS, Repository, branch_of, cluster_url, push, remote_of
 from workers.errors import Stuck, Wait
 from workers.sovereign import Sovereign
 from workers.world import Order, Report, World
@@ -34,8 +34,6 @@ MARK = ".catalyst/sovereign.yaml"
 
 REF = ("tag", "semver", "name", "commit")
 """Each goes before `branch` (source.toolkit.fluxcd.io/v1, GitRepositoryRef)."""
-
-HEADS = "refs/heads/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +54,6 @@ class Followed:
     def suspended(self) -> bool:
         """It shall name local Gitea all the same: one day somebody resumes it."""
         return bool(self.source["spec"].get("suspend"))
-
-
-def branch_of(source: Object) -> str | None:
-    """The branch that a GitRepository follows; None when it is pinned to a tag, a range or a commit."""
-    ref = (source.get("spec") or {}).get("ref") or {}
-    if any(ref.get(key) for key in ("commit", "semver", "tag")):
-        return None
-    if name := str(ref.get("name") or ""):
-        return name.removeprefix(HEADS) if name.startswith(HEADS) else None
-    return str(ref.get("branch") or "master")
 
 
 def same_repository(url: str, other: str) -> bool:

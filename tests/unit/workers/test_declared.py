@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from workers.adapters.cluster import Cluster
 from workers.adapters.cluster_kinds import GIT_REPOSITORY, HELM_RELEASE, HELM_REPOSITORY
 from workers.adapters.yaml_edit import CannotEdit
 from workers.declared.changes import Change, edited, holds, merge_patch
 from workers.declared.files import Root, plan_edits
+from workers.declared.repository import repository
 from workers.errors import Stuck
 
 REPOSITORY = """\
@@ -139,6 +143,47 @@ def test_a_merge_patch_into_a_list_carries_the_whole_list() -> None:
     body = merge_patch(Change(GIT_REPOSITORY, "f", "x", {("spec", "env", 0, "value"): "2"}), obj)
     assert body["spec"] == {"env": [{"name": "a", "value": "2"}, {"name": "b"}]}
     assert obj["spec"]["env"][0]["value"] == "1"
+
+
+def test_a_dozen_objects_in_one_file_get_a_truth_value_each(tmp_path: Path) -> None:
+    names = [f"bp-{number}" for number in range(12)]
+    top = write(tmp_path, {"kit/x.yaml": "---\n".join(REPOSITORY.replace("bp-x", name) for name in names)})
+    (text,) = plan_edits(top, [Root("kit")], [change(name) for name in names]).texts.values()
+    assert text.count("insecure: true\n") == 12
+    assert "cutoverValue" not in text
+
+
+@pytest.mark.parametrize("mark", ["", "\u2028"])
+def test_an_equals_sign_in_a_manifest_is_text(tmp_path: Path, mark: str) -> None:
+    """`matchType: =` of Alertmanager: YAML 1.1 has a type for it that PyYAML knows and cannot make."""
+    theirs = f"---\nkind: AlertmanagerConfig\nspec:\n  # {mark}\n  matchers: [{{name: a, matchType: =}}]\n  plain: =\n"
+    top = write(tmp_path, {"kit/x.yaml": REPOSITORY + theirs})
+    (text,) = plan_edits(top, [Root("kit")], [change()]).texts.values()
+    assert text.endswith(theirs)
+    assert URL in text
+
+
+class _Holding:
+    """A cluster that has one GitRepository."""
+
+    def __init__(self, ref: dict[str, str]) -> None:
+        self.ref = ref
+
+    async def get(self, *_: object) -> dict[str, Any]:
+        return {"metadata": {"name": "r", "namespace": "n"}, "spec": {"url": "http://gitea/x/y", "ref": self.ref}}
+
+
+async def _followed(ref: dict[str, str]) -> str:
+    return (await repository(cast(Cluster, _Holding(ref)), ("n", "r"), [])).branch
+
+
+def test_commits_go_to_the_branch_that_flux_follows_and_nowhere_when_it_follows_none() -> None:
+    assert asyncio.run(_followed({})) == "master"
+    assert asyncio.run(_followed({"branch": "main", "name": "refs/heads/prod"})) == "prod"
+    pins = ({"branch": "main", "tag": "v1"}, {"semver": ">=1"}, {"commit": "a" * 40}, {"name": "refs/pull/1/head"})
+    for pinned in pins:
+        with pytest.raises(Stuck, match=r"SourcePinned.*n/r is pinned"):
+            asyncio.run(_followed(pinned))
 
 
 def test_an_edit_that_would_not_hold_is_refused() -> None:

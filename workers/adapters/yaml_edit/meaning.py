@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from yaml import MappingNode, ScalarNode, SequenceNode, YAMLError
 
+from workers.adapters.yaml_quick import EXACT, QUICK
+
 Path = tuple[str | int, ...]
 
 
@@ -40,7 +42,7 @@ _MARKS_DIFFER = re.compile("[\ufeff\x85\u2028\u2029]")
 
 
 def _loader(text: str) -> Any:
-    return yaml.SafeLoader if _MARKS_DIFFER.search(text) else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return EXACT if _MARKS_DIFFER.search(text) else QUICK
 
 
 def load(text: str) -> list[Any]:

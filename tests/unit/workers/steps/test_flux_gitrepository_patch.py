@@ -12,11 +12,11 @@ import pytest
 from schemas.results import GitMirrored
 from workers.declared.changes import holds, merge_patch
 from workers.declared.ignored import hides, widened
+from workers.declared.repository import branch_of
 from workers.errors import Stuck
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps.flux_gitrepository_patch import (
     _summary,
-    branch_of,
     credentials,
     followed,
     mark,
