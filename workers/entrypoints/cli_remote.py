@@ -218,7 +218,7 @@ class Remote:
 
     async def _once(self, client: httpx.AsyncClient, seq: int, live: bool) -> AsyncIterator[Entry]:
         """One connection's worth. Raises Behind, and Unreachable for an answer that ends before its end."""
-        shown = -1
+        shown, fresh = -1, True
         headers = {"Last-Event-ID": str(seq), "Accept": EVENTS}
         query = {"follow": "true" if live else "false"}
         limits = httpx.Timeout(10.0, read=SILENCE)
@@ -235,13 +235,16 @@ class Remote:
                     if frame.kind == "reset" and seq:
                         raise Failed("behind the API stands another log than before; ask again from its start")
                     if frame.kind == "status":
-                        shown = orjson.loads(frame.data)["streamSequence"]
+                        told = orjson.loads(frame.data)
+                        shown, fresh = told["streamSequence"], told["live"]
                     elif frame.number:
                         seq = frame.number
                         yield Entry(seq, JOURNAL, stored(frame.data))
         # The API ends with the state that it has told every event of. A gateway may end an answer whenever it likes.
         if not live and shown != seq:
             raise Unreachable(f"{self.url}: the API ended its answer early; ask again")
+        if not live and not fresh:
+            raise Unreachable(f"{self.url}: the API does not reach the broker; what it remembers may be old")
 
 
 def kind(answer: httpx.Response) -> str:

@@ -29,8 +29,8 @@ def told(number: int, event: bytes = BARE) -> bytes:
     return b'id: %d\nevent: accepted\ndata: {"sequence":%d,"event":%s}\n\n' % (number, number, event)
 
 
-def state(number: int) -> bytes:
-    return b'event: status\ndata: {"streamSequence":%d}\n\n' % number
+def state(number: int, live: bool = True) -> bytes:
+    return b'event: status\ndata: {"streamSequence":%d,"live":%s}\n\n' % (number, b"true" if live else b"false")
 
 
 @dataclass
@@ -97,6 +97,12 @@ async def test_an_answer_that_was_cut_is_never_taken_for_the_whole_log(stranger:
     stranger.answers["/events"] = body
     status = await types("status", "--api", stranger.url, "--output", "json")
     assert (status.exit_code, "ended its answer early" in status.output) == (3, True), status.output
+
+
+async def test_what_an_api_without_its_broker_remembers_is_not_told_as_how_it_stands(stranger: Stranger) -> None:
+    stranger.answers["/events"] = told(1) + state(1, live=False)
+    status = await types("status", "--api", stranger.url)
+    assert (status.exit_code, "does not reach the broker" in status.output) == (3, True), status.output
 
 
 async def test_an_empty_log_is_told_whole(stranger: Stranger) -> None:
