@@ -57,4 +57,5 @@ def before(step: Step) -> tuple[Step, ...]:
 
 def find(word: str) -> Step | None:
     """The step that an operator means by a slug or a number."""
-    return BY_NUMBER.get(int(word)) if word.isascii() and word.isdigit() else BY_SLUG.get(word)
+    digits = word.isascii() and word.isdigit() and len(word) < 9  # Python reads no number of any length
+    return BY_NUMBER.get(int(word)) if digits else BY_SLUG.get(word)

@@ -8,7 +8,7 @@ a long pull does not notice that the server restarted, so it is cancelled when t
 
 from events.jetstream.delivery import Delivery
 from events.jetstream.log import JetStreamLog
-from events.jetstream.settings import Broker
+from events.jetstream.settings import Broker, unusable
 from events.jetstream.shape import ADMISSION, REGISTRAR, LogReplaced, StreamDrift, step_durable
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "LogReplaced",
     "StreamDrift",
     "step_durable",
+    "unusable",
 ]

@@ -135,8 +135,8 @@ def steps_of(words: str | None) -> tuple[str, ...]:
     chosen: set[str] = set()
     for word in filter(None, (part.strip() for part in words.split(","))):
         first, dash, last = word.partition("-")
-        if dash and first.isdigit() and last.isdigit():
-            numbers: Collection[str] = [str(number) for number in range(int(first), int(last) + 1)]
+        if dash and (begin := flow.find(first)) and (end := flow.find(last)) and first.isdigit() and last.isdigit():
+            numbers: Collection[str] = [str(number) for number in range(begin.number, end.number + 1)]
         else:
             numbers = [word]
         for each in numbers or [word]:

@@ -6,24 +6,27 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
-from events.jetstream import Broker
+from events.jetstream import Broker, unusable
 from workers.handover import Handover
 from workers.sovereign import Sovereign
 
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOOK: Final = 1.0  # seconds between two looks at the files of secrets
 
 
@@ -51,7 +54,9 @@ class Status(Part):
 class Pace(Part):
     """How patient the pool is. Seconds."""
 
-    lease: float = Field(default=20.0, gt=0.2)
+    lease: float = Field(default=20.0, ge=2.0, le=3600.0)
+    """Of a claim: within two thirds of it a renewal must have been confirmed, and one is sent every half second at
+    most."""
     waits: int = Field(default=120, ge=1)
     blips: int = Field(default=5, ge=1)
     total: float = Field(default=7200.0, gt=0)
@@ -189,6 +194,13 @@ class Settings(BaseSettings):
     withheld: tuple[str, ...] = ()
     """Secrets that this process is not given, by the name of the setting: a node agent needs no login of Harbor."""
 
+    @field_validator("log_level")
+    @classmethod
+    def _a_level(cls, word: str) -> str:
+        if word.upper() not in LEVELS:
+            raise ValueError(f"no level; there are {', '.join(LEVELS)}")
+        return word.upper()
+
 
 _FROM_SOURCES: dict[str, Any] = {}  # every value comes from the file and the environment
 
@@ -216,6 +228,8 @@ def load(path: Path | None = None) -> Settings:
         loaded = Loaded(**_FROM_SOURCES)
     except ValidationError as error:
         raise ConfigurationError(explain(error, named)) from None
+    except SettingsError as error:
+        raise ConfigurationError(f"settings:\n  {_variable(error)}") from None
     except Exception as error:
         raise ConfigurationError(f"{named}: not readable as YAML: {type(error).__name__}") from None
     _look_at_files(loaded)
@@ -223,6 +237,13 @@ def load(path: Path | None = None) -> Settings:
         why = "auto-fire never fires before handover is sealed: name what shows it, or leave auto_fire.enabled off"
         raise ConfigurationError(f"settings:\n  handover (CUTOVER_HANDOVER): {why}")
     return loaded
+
+
+def _variable(error: SettingsError) -> str:
+    """Which variable is no JSON, though a part of the settings is to stand in it whole; never what stands there."""
+    found = re.search(r'field "(\w+)"', str(error))
+    name = found[1] if found else "a setting"
+    return f"{name} (CUTOVER_{name.upper()}): the variable holds no JSON, which the whole of it would be"
 
 
 def explain(error: ValidationError, named: Path | None) -> str:
@@ -262,6 +283,8 @@ def _look_at_files(settings: Settings) -> None:
         missing.append(f"  kubernetes.kubeconfig: {settings.kubernetes.kubeconfig}: not readable")
     if missing:
         raise ConfigurationError("settings name files that cannot be read:\n" + "\n".join(missing))
+    if spoilt := [line for line in unusable(settings.nats) if line.partition(":")[0] not in settings.withheld]:
+        raise ConfigurationError("settings name files that are not what they are named for:\n  " + "\n  ".join(spoilt))
 
 
 MOUNTED = Path("/etc/cutover/secrets")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
+import nkeys
 import pytest
 import yaml
 from chart_matrix import API, DIGEST, EMBEDDED, INGRESS, MATRIX, ROUTE, full
@@ -52,12 +53,20 @@ def told(objects: list[Object]) -> dict[str, str]:
     return found
 
 
+SEED = nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER)
+MOUNTED = {
+    "seed": SEED,
+    "user.creds": b"-----BEGIN NATS USER JWT-----\ne.e.e\n-----BEGIN USER NKEY SEED-----\n" + SEED + b"\n",
+}
+"""By the key of the Secret: a process refuses what is no such thing."""
+
+
 def loaded(text: str, place: Path) -> Settings:
     """Read as a process reads it, its Secrets mounted below `place`."""
     text = text.replace("/etc/cutover/secrets", str(place / "secrets"))
     for path in re.findall(rf'"({re.escape(str(place))}[^"]+)"', text):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text("a-secret")
+        Path(path).write_bytes(MOUNTED.get(Path(path).name, b"a-secret"))
     file = place / "settings.yaml"
     file.write_text(text)
     return load(file)

@@ -89,11 +89,12 @@ def test_steps_are_chosen_by_slug_number_or_range(words: str | None, slugs: tupl
     assert steps_of(words) == slugs
 
 
-@pytest.mark.parametrize("words", ["9", "0", "nonsense", "3-1", "1-9", "1-"])
+@pytest.mark.parametrize("words", ["9", "0", "nonsense", "3-1", "1-9", "1-", "²", "1-²", "1-99999999999", "9" * 5000])
 def test_a_step_that_does_not_exist_is_wrong_usage(words: str) -> None:
-    code, said = called("work", "--steps", words)
-    assert code == 2
-    assert "gitea-mirror" in said
+    for command, option in (("work", "--steps"), ("log", "--step")):
+        code, said = called(command, option, words)
+        assert code == 2
+        assert "gitea-mirror" in said
 
 
 async def _raises(error: Exception) -> None:

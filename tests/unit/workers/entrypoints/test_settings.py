@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nkeys
 import pytest
 
 from workers.entrypoints import settings as settings_module
@@ -109,3 +110,72 @@ def test_a_secret_that_is_rotated_is_taken_out_as_the_old_one_was(
     assert redact("battery-staple, once correct-horse") == "***, once ***"
     file.unlink()
     assert redact("battery-staple, once correct-horse") == "***, once ***"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "nats://", "http://broker:4222", "nats://broker:99999", "nats://broker:0", "nats://[::1", "broker:4222",
+     "nats://bob:hunter2@broker:4222", "bob:hunter2@broker", "nats://hunter2@broker", "nats://broker:hunter2",
+     "nats://broker:4222?password=hunter2"],
+)  # fmt: skip
+def test_an_address_that_is_none_or_holds_a_login_is_refused_and_not_repeated(good: Path, url: str) -> None:
+    good.write_text(good.read_text().replace("nats://127.0.0.1:1", url))
+    with pytest.raises(ConfigurationError) as caught:
+        load(good)
+    assert "nats.url (CUTOVER_NATS__URL): " in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nats://broker", "tls://broker.example:4222", "nats://[::1]:4222", "wss://broker/log"])
+def test_an_address_of_a_broker_is_taken(good: Path, url: str) -> None:
+    good.write_text(good.read_text().replace("nats://127.0.0.1:1", url))
+    assert load(good).nats.url == url
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("CUTOVER_LOG_LEVEL", "FOO", "log_level (CUTOVER_LOG_LEVEL): "),
+        ("CUTOVER_SOVEREIGN", "{hunter2", "sovereign (CUTOVER_SOVEREIGN): the variable holds no JSON"),
+        ("CUTOVER_PACE__LEASE", "1.9", "pace.lease (CUTOVER_PACE__LEASE): "),
+        ("CUTOVER_PACE__LEASE", "inf", "pace.lease (CUTOVER_PACE__LEASE): "),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named_and_not_the_file(
+    good: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load(good)
+    assert named in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "not readable as YAML" not in str(caught.value)
+
+
+def test_a_level_may_be_written_small(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTOVER_LOG_LEVEL", "debug")
+    assert load(good).log_level == "DEBUG"
+
+
+SEED = nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER)
+CREDENTIALS = b"-----BEGIN NATS USER JWT-----\ne.e.e\n-----END NATS USER JWT-----\n-----BEGIN USER NKEY SEED-----\n"
+
+
+@pytest.mark.parametrize("setting", ["nkey_seed_file", "credentials_file", "token_file", "password_file", "ca_file"])
+def test_a_file_that_is_not_what_it_is_named_for_is_told_before_anything_is_connected(
+    good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str
+) -> None:
+    file = tmp_path / "named"
+    monkeypatch.setenv(f"CUTOVER_NATS__{setting.upper()}", str(file))
+    for spoilt in (b"", b"\xffhunter2", CREDENTIALS + b"hunter2"):
+        file.write_bytes(spoilt)
+        if setting in ("token_file", "password_file") and spoilt.startswith(b"-"):
+            continue  # any text may be one
+        with pytest.raises(ConfigurationError) as caught:
+            load(good)
+        assert f"nats.{setting}: {file}: " in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+    right = {"nkey_seed_file": SEED + b"\n", "credentials_file": CREDENTIALS + SEED + b"\n------END------\n"}
+    if setting != "ca_file":
+        file.write_bytes(right.get(setting, b"hunter2\n"))
+        assert load(good).nats.url == "nats://127.0.0.1:1"
