@@ -16,6 +16,7 @@ from acceptance_scene import exported, in_one_task, kinds, status, typed
 from step_by_step import Grounds, grounds
 
 from events import flow
+from sandbox.nodes import RESOLVER
 from sandbox.policy import CLUSTERWIDE
 from sandbox.scenarios import SCENARIOS, played
 from sandbox.scenarios.proof import UPGRADED
@@ -95,7 +96,8 @@ async def test_the_proof_succeeds_and_says_what_was_blocked_forced_and_seen(sove
     proof = await sovereign.prove()
     assert proof.rehearsal
     assert proof.held_seconds >= HOLD
-    assert proof.means == ("CiliumClusterwideNetworkPolicy: default deny, world denied", block.NODE_MEANS)
+    nodes = f"{block.NODE_MEANS}; open on port 53: {RESOLVER}"
+    assert proof.means == ("CiliumClusterwideNetworkPolicy: default deny, world denied", nodes)
     upstream = set(proof.blocked_hosts)
     assert {c.reached for c in proof.during if c.host in upstream} == {0}
     assert all(c.reached == c.asked for c in (*proof.before, *proof.after))

@@ -214,6 +214,7 @@ async def test_the_block_bites_everywhere_cuts_nothing_and_is_lifted(cast_of: Ca
     assert not under.escaped()
     assert not under.cut_off()
     assert place.blocks.current.keys() == set(NODES)
+    assert {b.lease for b in place.blocks.current.values()} == {world.sovereign.proof.lease}
     assert await egress_block_test.lift(world)
     assert not await egress_block_test.lift(world)
     after = await egress_block_test._freed(order(9), world, NODES)
