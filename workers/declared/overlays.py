@@ -137,7 +137,10 @@ def _of_listing(
 
 
 def _is_file(listing: Path, entry: Any) -> bool:
-    return "\n" not in str(entry) and (listing.parent / str(entry)).is_file()
+    try:
+        return "\n" not in str(entry) and (listing.parent / str(entry)).is_file()
+    except (OSError, ValueError):
+        return False  # longer than any name is: the patch itself, in one line
 
 
 def _texts(text: Any) -> tuple[Any, ...]:

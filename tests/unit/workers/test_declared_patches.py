@@ -113,6 +113,14 @@ def test_an_overlay_and_a_json_patch_of_older_spelling_see_the_name_with_its_pre
         written(tmp_path, change("acme-charts"))
 
 
+def test_a_patch_that_is_written_out_in_one_long_line_is_no_file(tmp_path: Path) -> None:
+    meta = f"{{name: charts, labels: {{a: {'b' * 300}}}}}"
+    inline = f"{{kind: HelmRepository, metadata: {meta}, spec: {{url: '{THEIRS}'}}}}"
+    files = {"kit/kustomization.yaml": f'resources: [x.yaml]\npatchesStrategicMerge:\n- "{inline}"\n'}
+    with pytest.raises(Stuck, match=r"DeclaredElsewhere.*patchesStrategicMerge"):
+        written(write(tmp_path, {**files, "kit/x.yaml": repository("charts")}), change("charts"))
+
+
 def test_a_component_patches_what_its_includer_lists(tmp_path: Path) -> None:
     files = {
         "kit/kustomization.yaml": "resources: [x.yaml]\ncomponents: [more]\n",
