@@ -18,6 +18,7 @@ from workers.proof import forced
 from workers.proof.canaries import Sample
 from workers.proof.health import FluxWatch, judged, settled
 from workers.proof.hold import HoldClock
+from workers.proof.holding import Holding, excused
 from workers.proof.lifter import PURPOSE
 from workers.proof.pods import TRIES
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
@@ -114,9 +115,9 @@ def test_a_one_shot_of_which_a_container_ended_badly_is_not_half_done() -> None:
 
 
 def test_what_was_not_in_order_before_fails_by_its_containers_only() -> None:
-    for excused in (pod(), pod("Failed", state=ENDED), unscheduled(OLD)):
-        assert judged(POD, excused, datetime.now(UTC), PATIENCE, {"crm"}) is None
-        assert settled(POD, excused, {"crm"})
+    for before in (pod(), pod("Failed", state=ENDED), unscheduled(OLD)):
+        assert judged(POD, before, datetime.now(UTC), PATIENCE, {"crm"}) is None
+        assert settled(POD, before, {"crm"})
     crashing = pod(state={"waiting": {"reason": "CrashLoopBackOff"}})
     assert "CrashLoopBackOff" in str(judged(POD, crashing, datetime.now(UTC), PATIENCE, {"crm"}))
     assert not settled(POD, crashing, {"crm"})
@@ -236,7 +237,7 @@ async def ended(watch: FluxWatch, until: float, said: list[str] | None = None) -
         if said is not None:
             said.append(progress.message)
 
-    holding = step8.Holding(clock, nobody, nobody, forced_at=0)
+    holding = Holding(clock, nobody, nobody, forced_at=0)
     return await step8._settled(holding, watch, report, step8.now() + until)
 
 
@@ -289,9 +290,9 @@ def broken(watch: FluxWatch) -> None:
 
 
 def test_the_evidence_names_whom_it_says_nothing_of_and_stays_short() -> None:
-    assert step8.excused([]) == ""
-    assert step8.excused(["t/crm"]).endswith("Pods t/crm")
-    many = step8.excused([f"t/{n}" for n in range(500)])
+    assert excused([]) == ""
+    assert excused(["t/crm"]).endswith("Pods t/crm")
+    many = excused([f"t/{n}" for n in range(500)])
     assert many.endswith("t/9 and 490 more")
     assert len(many) < 200
 

@@ -13,6 +13,7 @@ import pytest
 from workers.proof import census, forced, health, hold
 from workers.proof.canaries import Sample
 from workers.proof.hold import HoldClock
+from workers.proof.holding import Holding
 from workers.steps import egress_block_test as step8
 from workers.world import Order, World
 
@@ -77,7 +78,7 @@ async def test_work_that_was_forced_before_a_gap_is_forced_again(monkeypatch: py
     monkeypatch.setattr(forced, "everything", everything)
     monkeypatch.setattr(step8, "TICK", 0.01)
     nobody = Sample((), ())
-    holding = step8.Holding(HoldClock(1.0, 5.0), nobody, nobody)
+    holding = Holding(HoldClock(1.0, 5.0), nobody, nobody)
     task = asyncio.create_task(step8._forcing(ORDER, cast(World, None), ["n"], holding, datetime.now(UTC)))
 
     async def until(so: Any) -> None:
