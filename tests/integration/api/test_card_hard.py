@@ -103,7 +103,9 @@ async def one_stream(opened: Door, page: Page) -> None:
     await page.evaluate("sources.at(-1).close()")
     for _ in range(5):
         await page.evaluate(AWAKE)
-    await page.wait_for_function(f"sources.length > {before} && sources.at(-1).readyState === EventSource.OPEN")
+    with anyio.fail_after(60):  # (what Playwright waits by is `eval`, which this page does not allow)
+        while not await page.evaluate(f"sources.length > {before} && sources.at(-1).readyState === EventSource.OPEN"):
+            await anyio.sleep(0.1)
     await anyio.sleep(1)  # for what else was begun
     assert await page.evaluate("sources.filter((s) => s.readyState !== EventSource.CLOSED).length") == 1
 
