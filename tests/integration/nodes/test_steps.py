@@ -112,6 +112,9 @@ async def test_while_upstream_cannot_be_asked_the_step_waits(cast_of: Cast) -> N
         await registry_pivot.run(order(), cast_of.world, cast_of.report)
 
 
+LONG = 3600.0  # seconds of a lease that no slow machine outlives
+
+
 class Killed(BaseException):
     """The worker is gone."""
 
@@ -196,7 +199,9 @@ def _parts(world: World) -> dict[str, Any]:
 
 
 async def test_the_block_bites_everywhere_cuts_nothing_and_is_lifted(cast_of: Cast) -> None:
-    world, place = cast_of.world, cast_of.place
+    place, sovereign = cast_of.place, described()
+    proof = sovereign.proof.model_copy(update={"lease": LONG})
+    world = World(**{**_parts(cast_of.world), "sovereign": sovereign.model_copy(update={"proof": proof})})
     await cast_of.agents(NODES)
     await registry_pivot.run(order(), world, cast_of.report)
     before = await canaries.sample(world, NODES, 9, "before")
@@ -210,11 +215,11 @@ async def test_the_block_bites_everywhere_cuts_nothing_and_is_lifted(cast_of: Ca
     assert RESOLVER in block.words[1], "the evidence says what is left open"
     await block.apply()
     under = await egress_block_test._bites(order(9), world, NODES)
-    await pulls.prove(world, NODES[1:2], 9, "under")
     assert not under.escaped()
     assert not under.cut_off()
     assert place.blocks.current.keys() == set(NODES)
-    assert {b.lease for b in place.blocks.current.values()} == {world.sovereign.proof.lease}
+    assert {b.lease for b in place.blocks.current.values()} == {LONG}
+    await pulls.prove(world, NODES[1:2], 9, "under")
     assert await egress_block_test.lift(world)
     assert not await egress_block_test.lift(world)
     after = await egress_block_test._freed(order(9), world, NODES)
