@@ -113,9 +113,13 @@ def _quickly(file: Path) -> Iterator[Mapping[str, Any]]:
     yield from (obj for _, obj in _objects(found))
 
 
+def _mapping(said: Any) -> Mapping[str, Any]:
+    return said if isinstance(said, Mapping) else {}
+
+
 def _subject(document: Mapping[str, Any], place: Root) -> Subject:
     """The object as the patches on its way may name it."""
-    meta = document.get("metadata") or {}
+    meta = _mapping(document.get("metadata"))
     raw, namespace = str(meta.get("name", "")), str(meta.get("namespace") or "")
     return Subject(
         kind=str(document.get("kind", "")),
@@ -123,6 +127,8 @@ def _subject(document: Mapping[str, Any], place: Root) -> Subject:
         raw=raw,
         name=place.prefix + substituted(raw, place.substitute) + place.suffix,
         namespaces=(namespace, place.namespace or substituted(namespace, place.substitute)),
+        labels=_mapping(meta.get("labels")),
+        annotations=_mapping(meta.get("annotations")),
     )
 
 

@@ -21,6 +21,7 @@ from workers.declared.changes import Path as Field
 from workers.errors import Stuck
 
 LISTED = ("patches", "patchesStrategicMerge", "patchesJson6902")
+LABELS, ANNOTATIONS = ("commonLabels", "labels"), ("commonAnnotations",)
 FLUX = "spec.patches of its Kustomization"
 
 
@@ -80,6 +81,9 @@ class Subject:
     """Its name in the cluster."""
     namespaces: tuple[str, ...]
     """Of the manifest, and of the cluster; empty where nothing says one."""
+    labels: Mapping[str, Any]
+    annotations: Mapping[str, Any]
+    """As the manifest has them."""
 
 
 def layer_of_flux(patches: Iterable[Mapping[str, Any]], affix: Affix) -> Layer:
@@ -154,14 +158,19 @@ def meets(patch: Patch, subject: Subject, layers: Iterable[Layer]) -> bool:
     """True when the patch is for the object: by its target, else by the name in it.
 
     Kustomize takes a name and a namespace as the manifest has them, or as they are when the patch's turn comes. Labels
-    are given on the way too: a selector is taken for fulfilled, for what the patch says of our fields would win.
+    are given on the way too: a selector is taken for fulfilled if it is with any of those.
     """
+    layers = tuple(layers)
     names = {subject.raw, *(affix.off(subject.name) for affix in patch.layer.affixes)}
     said = (str(layer.said["namespace"]) for layer in layers if layer.said.get("namespace"))
     namespaces = {*filter(None, subject.namespaces), *said}
     if patch.target:
         wanted = {"kind": {subject.kind}, "group": {subject.group}, "name": names, "namespace": namespaces}
-        return all(_selects(patch.target.get(key), found) for key, found in wanted.items())
+        return (
+            all(_selects(patch.target.get(key), found) for key, found in wanted.items())
+            and _fulfils(patch.target.get("labelSelector"), subject.labels, _given(layers, *LABELS))
+            and _fulfils(patch.target.get("annotationSelector"), subject.annotations, _given(layers, *ANNOTATIONS))
+        )
     document = patch.document
     meta = document.get("metadata") if isinstance(document, Mapping) else None
     if not isinstance(meta, Mapping) or document.get("kind") != subject.kind or meta.get("name") not in names:
@@ -182,6 +191,38 @@ def _selects(pattern: Any, found: Iterable[str]) -> bool:
         return not pattern or not known or any(re.fullmatch(str(pattern), text) for text in known)
     except re.error:
         return str(pattern) in known
+
+
+_TERM = re.compile(r"\s*(!?)\s*([\w./-]+)\s*(?:(==?|!=)\s*([\w.-]*)|(in|notin)\s*\(([^)]*)\))?\s*(?:,|$)")
+
+
+def _given(layers: Iterable[Layer], *keys: str) -> dict[str, Any]:
+    """Labels (or annotations) that kustomizations on the way give to what they list."""
+    found: dict[str, Any] = {}
+    for said in (layer.said.get(key) for layer in layers for key in keys):
+        pairs = [each.get("pairs") for each in said if isinstance(each, Mapping)] if isinstance(said, list) else [said]
+        found.update(pair for each in pairs if isinstance(each, Mapping) for pair in each.items())
+    return found
+
+
+def _fulfils(selector: Any, own: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """True when a selector (kubernetes.io, labels and selectors) may select; one that cannot be read does."""
+    text, terms = str(selector or "").strip(), []
+    while text:
+        if (term := _TERM.match(text)) is None:
+            return True
+        terms.append(term)
+        text = text[term.end() :]
+    return any(all(_holds(term, labels) for term in terms) for labels in (own, {**own, **given}))
+
+
+def _holds(term: re.Match[str], labels: Mapping[str, Any]) -> bool:
+    absent, key, compared, value, among, values = term.groups()
+    have = str(labels[key]) if key in labels else None
+    if compared or among:
+        wanted = {value} if compared else {each.strip() for each in values.split(",")}
+        return (have in wanted) == (compared != "!=" and among != "notin")
+    return (have is None) == bool(absent)
 
 
 # --- what a patch does to a change -----------------------------------------------------------------------------

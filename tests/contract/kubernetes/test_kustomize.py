@@ -56,6 +56,14 @@ PREFIXED = {
     "base/kustomization.yaml": "namePrefix: acme-\nresources: [x.yaml]\n",
     "base/x.yaml": repository("charts"),
 }
+LABELLED = {
+    "kustomization.yaml": (
+        "resources: [x.yaml, y.yaml]\npatches:\n- path: p.yaml\n  target: {labelSelector: team=acme}\n"
+    ),
+    "x.yaml": repository("charts"),
+    "y.yaml": repository("theirs").replace("metadata:\n", "metadata:\n  labels: {team: acme}\n"),
+    "p.yaml": repository("any", THEIRS),
+}
 COMPONENT = {
     "kustomization.yaml": "resources: [x.yaml]\ncomponents: [more]\n",
     "x.yaml": repository("charts"),
@@ -73,9 +81,10 @@ COMPONENT = {
         (NAMESPACES, "charts"),
         (PREFIXED, "acme-charts"),
         (COMPONENT, "charts"),
+        (LABELLED, "charts"),
         ({**ONE, "kustomization.yaml": operation("{op: add, path: /spec/interval, value: 5m}")}, "charts"),
     ],
-    ids=["suffix", "namespaces", "prefixed", "component", "operation"],
+    ids=["suffix", "namespaces", "prefixed", "component", "labelled", "operation"],
 )
 def test_an_edited_tree_builds_to_what_was_asked_and_nothing_else(
     tmp_path: Path, files: dict[str, str], name: str

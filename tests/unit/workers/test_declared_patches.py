@@ -147,6 +147,31 @@ def test_a_patch_file_that_is_for_others_too_is_told_and_not_edited(tmp_path: Pa
         written(top, change("ours"), change("third-party", "oci://harbor.sov.test/other"))
 
 
+@pytest.mark.parametrize(
+    ("selector", "given", "meant"),
+    [
+        ("team=acme", "", False),
+        ("team=acme", "commonLabels: {team: acme}\n", True),
+        ("team=acme", "labels: [{pairs: {team: acme}}]\n", True),
+        ("app=x", "", True),
+        ("app==x,team!=acme", "", True),
+        ("app in (x, y), !team", "", True),
+        ("app notin (x, y)", "", False),
+        ("team", "", False),
+        ("no selector at all", "", True),
+    ],
+)
+def test_a_patch_for_certain_labels_is_for_those_alone(tmp_path: Path, selector: str, given: str, meant: bool) -> None:
+    target = f"  target: {{kind: HelmRepository, labelSelector: '{selector}'}}\n"
+    files = {
+        "kit/kustomization.yaml": f"{given}resources: [x.yaml]\npatches:\n- path: p.yaml\n{target}",
+        "kit/x.yaml": repository("charts").replace("metadata:\n", "metadata:\n  labels: {app: x}\n"),
+        "kit/p.yaml": patch("any"),
+    }
+    found = written(write(tmp_path, files), change("charts"))
+    assert found == ({"kit/x.yaml", "kit/p.yaml"} if meant else {"kit/x.yaml"})
+
+
 # --- what a patch does to a change -----------------------------------------------------------------------------
 
 ABSENT, URL = "spec.secretRef", "spec.url"
