@@ -36,7 +36,8 @@ from workers.decision import Adopt, Begin, Do, Hold, Refuse, Settled, decide
 from workers.errors import Trouble, Wait
 from workers.lease import Fenced, Lease, lost
 from workers.scribe import LOGGED, Scribe, clipped
-from workers.verdict import GiveUp, Limits, Retry, plainest, verdict
+from workers.tethers import tied
+from workers.verdict import GiveUp, Limits, Retry, plainest, unsayable, verdict
 from workers.world import Order, Report
 
 log = logging.getLogger("cutover.pool")
@@ -305,7 +306,7 @@ class Pool:
         try:
             await self._append_ours(claim, self._fact(claim, outcome), emit)
         except (TooLarge, Unreadable) as error:  # it would never land: to try again would do the step again for ever
-            outcome, emit = _unsayable(error), None
+            outcome, emit = unsayable(error), None
             await self._append_ours(claim, self._fact(claim, outcome), None)
         if isinstance(outcome, Retry):
             await claim.delivery.later(min(outcome.after, self.limits.longest))
@@ -399,25 +400,6 @@ async def _keep(lease: Lease, scope: anyio.CancelScope) -> None:
     except* Fenced as group:
         lease.lost = str(group.exceptions[0])
         scope.cancel()
-
-
-def _unsayable(error: TooLarge | Unreadable) -> GiveUp:
-    """A step whose outcome cannot be written down has failed: what nobody can read is no evidence."""
-    if isinstance(error, TooLarge):
-        return GiveUp("ResultTooLarge", f"what the step found does not fit into one message: {error}")
-    return GiveUp("ResultUnreadable", f"what the step found could not be read back, so it was not written: {error}")
-
-
-def tied(found: facts.Audited) -> list[str]:
-    """The findings that forbid completion: whatever could not be read, and why, then tethers 1 to 7. Where one event
-    has no room for all, these are listed first (`Audit.fact`), so that none of them is hidden among those left out."""
-    unread = [f"{_named(row)}: {row.get('host')}" for row in found.findings if row.get("severity") == "unreadable"]
-    left = [row for row in found.findings if row.get("severity") != "unreadable"]
-    return [*unread, *(_named(row) for row in left if row.get("tether") in range(1, 8))]
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    return " ".join(str(row[part]) for part in ("kind", "namespace", "name", "field") if row.get(part))
 
 
 def _results(run: Run, step: Step) -> dict[str, StepResult]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.events import Audited
 from workers.hosts import canonical, hub
 from workers.sovereign import Sovereign
 
@@ -178,3 +179,15 @@ def host_of(entry: str) -> str:
 
 def _under(host: str, domains: tuple[str, ...]) -> bool:
     return any(host == domain or host.endswith("." + domain) for domain in domains)
+
+
+def tied(found: Audited) -> list[str]:
+    """The findings that forbid completion: whatever could not be read, and why, then tethers 1 to 7. Where one event
+    has no room for all, these are listed first (`Audit.fact`), so that none of them is hidden among those left out."""
+    unread = [f"{_named(row)}: {row.get('host')}" for row in found.findings if row.get("severity") == "unreadable"]
+    left = [row for row in found.findings if row.get("severity") != "unreadable"]
+    return [*unread, *(_named(row) for row in left if row.get("tether") in range(1, 8))]
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row[part]) for part in ("kind", "namespace", "name", "field") if row.get(part))

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from events.log import TooLarge, Unreadable
 from workers.errors import Stuck, Wait
 
 
@@ -61,6 +62,13 @@ def verdict(
     if tries >= allowed or elapsed >= limits.total:
         return GiveUp(reason, f"{message} (given up after {tries} tries in {elapsed:.0f} s)")
     return Retry(min(after, limits.total - elapsed), reason, message)
+
+
+def unsayable(error: TooLarge | Unreadable) -> GiveUp:
+    """A step whose outcome cannot be written down has failed: what nobody can read is no evidence."""
+    if isinstance(error, TooLarge):
+        return GiveUp("ResultTooLarge", f"what the step found does not fit into one message: {error}")
+    return GiveUp("ResultUnreadable", f"what the step found could not be read back, so it was not written: {error}")
 
 
 def plainest(error: Exception) -> Exception:

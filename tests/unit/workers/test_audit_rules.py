@@ -18,9 +18,9 @@ from workers.audit import report
 from workers.audit.finding import Audit, Severity
 from workers.audit.rules import Judge, node_fault
 from workers.audit.survey import Inventory, judged, unread, workloads
-from workers.pool import tied
 from workers.sovereign import Gitea, Harbor, Login, Sovereign
 from workers.steps import registry_pivot
+from workers.tethers import tied
 
 LOGIN = Login(username="u", password_file=Path("/absent"))
 SOVEREIGN = Sovereign(
